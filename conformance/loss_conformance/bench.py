@@ -1,0 +1,186 @@
+"""A loss on the test bench: its inputs found, its contract settled, its precision measured, its evaluations shared."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loss_conformance.cases.build import build
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.plan import Plan
+from loss_conformance.cases.slot import Schema
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, Stopwatch, evaluate, scalar
+from loss_conformance.facts.facts import Facts, gather
+from loss_conformance.facts.infer import infer
+from loss_conformance.facts.sources import contract_sources, declared_contract
+from loss_conformance.precision import computes_in_float64
+from loss_conformance.profile import PROFILES, Profile
+from loss_conformance.subject.interface import PROBE
+from loss_conformance.subject.result import result_of
+from loss_conformance.subject.subject import Subject
+
+__all__ = ["Bench"]
+
+
+class Bench:
+    """One loss, ready to be measured.
+
+    Raises:
+        CannotFeed: no inputs were found that the loss accepts.
+    """
+
+    def __init__(self, subject: Subject, seed: int = 0) -> None:
+        self.subject = subject
+        self.seed = seed
+        self.stopwatch = Stopwatch()
+        self._cast_losses: dict[torch.dtype, Any] = {}
+        self._bases: dict[int, tuple[Case, Evaluation]] = {}
+        self._cases: dict[tuple[Plan, int], Case] = {}
+        self.observations: list[str] = []
+        self.ordinary_plans: list[Plan] = []
+        self.device = "auto"
+        self.baseline: Subject | None = None
+        self.profile = PROFILES["standard"]
+        self.routes = subject.protocol.routes(subject.loss, declared_contract(subject))
+
+    def options(self, device: str, baseline: Subject | None, profile: Profile) -> None:
+        """Note what the run asked for: a device, a baseline, and how much time there is."""
+        self.device, self.baseline, self.profile = device, baseline, profile
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Every contract fact, and where it comes from."""
+        sources = contract_sources(self.subject)
+        declared = gather(sources, {}).contract
+        return gather(sources, infer(self.routes[0], declared.family))
+
+    @cached_property
+    def schemas(self) -> tuple[Schema, ...]:
+        """The routes, with rows paired when a term compares two of them."""
+        from dataclasses import replace
+
+        pairs_of_rows = any(slot.place != "argument" for slot in self.routes[0].slots)
+        paired = self.facts.contract.level == "pair" and pairs_of_rows and "N" not in self.routes[0].letters
+        return tuple(replace(route, paired=route.paired or paired) for route in self.routes)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The precision laws are tried in: float64, or float32 when the loss takes nothing wider."""
+        probe = self.case(PROBE, 0, torch.float64)
+        try:
+            self.evaluate(probe, dtype=torch.float64)
+        except (LossRaised, Malformed):
+            return torch.float32
+        return torch.float64
+
+    @cached_property
+    def eps(self) -> float:
+        """Unit roundoff of the precision the loss really computes in, whatever it is fed.
+
+        A loss that casts to float32 inside is compared with float32 tolerances.
+        """
+        if self.dtype is torch.float32:
+            return torch.finfo(torch.float32).eps
+        wide = computes_in_float64(self.case(PROBE, 0), self.evaluate)
+        return torch.finfo(torch.float64 if wide else torch.float32).eps
+
+    def case(self, plan: Plan, route: int, dtype: torch.dtype | None = None) -> Case:
+        """Return the case of a plan, in the working precision; built once."""
+        key = (plan, route)
+        if dtype is not None:
+            return build(self.schemas[route], plan).cast(dtype)
+        if key not in self._cases:
+            self._cases[key] = build(self.schemas[route], plan).cast(self.dtype)
+        return self._cases[key]
+
+    def base(self, case: Case) -> Evaluation:
+        """Return the evaluation of an untouched case, computed once."""
+        known = self._bases.get(id(case))
+        if known is None:
+            known = self._bases[id(case)] = (case, self.evaluate(case))
+        return known[1]
+
+    def evaluate(self, case: Case, *, loss: Any = None, dtype: torch.dtype | None = None, **how: Any) -> Evaluation:
+        """Evaluate the loss on ``case``, cast to ``dtype`` (the precision of the case when ``None``).
+
+        A stateful loss starts from a fresh copy each time, a stochastic one from the same seed.
+        """
+        case = case if dtype is None else case.cast(dtype)
+        loss = self.subject.loss if loss is None else loss
+        loss = self._in_precision(loss, _precision(case))
+        if self.facts.contract.stateful:
+            loss = copy.deepcopy(loss)
+        if self.facts.contract.stochastic:
+            torch.manual_seed(self.seed)
+        terms = self.facts.contract.output == "terms"
+        return evaluate(self.subject.protocol, loss, case, terms=terms, stopwatch=self.stopwatch, **how)
+
+    def call(self, case: Case) -> Tensor:
+        """Call the loss on the very tensors of ``case``, nothing cloned, and run its backward; return the value."""
+        loss = self._in_precision(self.subject.loss, _precision(case))
+        try:
+            value, _ = result_of(self.subject.protocol.call(loss, case))
+        except Exception as error:
+            raise LossRaised(error) from error
+        value = scalar(value, self.facts.contract.output == "terms")
+        leaves = [t for t in case.tensors.values() if t.requires_grad]
+        if value.requires_grad and leaves:
+            torch.autograd.grad(value, leaves, allow_unused=True)
+        return value
+
+    def backward_into_grad(self, case: Case, start: float) -> dict[str, Tensor]:
+        """Run the loss's own ``backward`` on leaves whose ``.grad`` is ``start`` everywhere; return the leaves."""
+        loss = self._in_precision(self.subject.loss, _precision(case))
+        loss = copy.deepcopy(loss) if self.facts.contract.stateful else loss
+        leaves = {
+            slot.key: case.tensor(slot).clone().requires_grad_()
+            for slot in case.slots()
+            if slot.trainable and case.tensor(slot).is_floating_point()
+        }
+        for leaf in leaves.values():
+            leaf.grad = torch.full_like(leaf, start)
+        try:
+            value, _ = result_of(self.subject.protocol.call(loss, case.with_tensors(leaves)))
+            value = scalar(value, self.facts.contract.output == "terms")
+            own = getattr(loss, "backward", None)
+            own(value) if callable(own) else value.backward()
+        except Exception as error:
+            raise LossRaised(error, "backward") from error
+        return leaves
+
+    def ordinary_bases(self) -> list[Evaluation]:
+        """Return the evaluations of the ordinary cases of this run, those that raised left out."""
+        return [base for _, base in self.ordinary_cases()]
+
+    def ordinary_cases(self) -> list[tuple[Case, Evaluation]]:
+        """Return the ordinary cases of this run with their evaluations, those that raised left out."""
+        found = []
+        for position, plan in enumerate(self.ordinary_plans):
+            case = self.case(plan, position % len(self.schemas))
+            try:
+                found.append((case, self.base(case)))
+            except (LossRaised, Malformed):
+                continue
+        return found
+
+    def _in_precision(self, loss: Any, dtype: torch.dtype) -> Any:
+        # Parameters and buffers must meet the inputs in one dtype, without touching the user's own object.
+        if not isinstance(loss, nn.Module) or not any(t.is_floating_point() for t in _state(loss)):
+            return loss
+        if loss is not self.subject.loss:
+            return copy.deepcopy(loss).to(dtype)
+        if dtype not in self._cast_losses:
+            self._cast_losses[dtype] = copy.deepcopy(loss).to(dtype)
+        return self._cast_losses[dtype]
+
+
+def _state(loss: nn.Module) -> list[torch.Tensor]:
+    return [*loss.parameters(), *loss.buffers()]
+
+
+def _precision(case: Case) -> torch.dtype:
+    return next((t.dtype for t in case.tensors.values() if t.is_floating_point()), torch.float32)

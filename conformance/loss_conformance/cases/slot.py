@@ -1,0 +1,125 @@
+"""One input of a loss: where it goes, what it means, and which token each entry speaks of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from loss_reference.contract import Field
+from loss_reference.vocabulary import BATCH_FIELDS, MODEL_OUTPUT_FIELDS
+
+__all__ = ["ARGUMENT", "BATCH", "MODEL_OUTPUTS", "Schema", "Slot", "vocabulary_slot"]
+
+BATCH: Final = "batch"
+MODEL_OUTPUTS: Final = "model_outputs"
+ARGUMENT: Final = "argument"
+
+# Fields whose entry t speaks of token t+1; every other [B, S] field is aligned with input_ids.
+_PREDICTIONS: Final = {
+    (MODEL_OUTPUTS, "logits"),
+    (MODEL_OUTPUTS, "next_token_logprobs"),
+    (BATCH, "teacher_logits"),
+    (BATCH, "teacher_topk_logits"),
+    (BATCH, "teacher_topk_indices"),
+}
+_INTEGER_ROLES: Final = ("token_ids", "lengths", "labels", "pairs")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One input of a loss.
+
+    Attributes:
+        place: the mapping it arrives in, or ``"argument"`` of a call by parameter name.
+        name: its key or parameter name.
+        kind: what to generate; a name of the vocabulary, or the role for inputs outside it.
+        role: what the numbers are.
+        shape: size letters, one per axis. B, S, V, K, D, N are the sizes of the plan, ``S-1`` one fewer.
+        shift: which token entry 0 along S speaks of.
+        trainable: whether it receives gradient.
+        integer: whether it holds whole numbers and is never cast.
+        optional: whether the loss can do without it.
+        low, high: legal range of the values, where the role alone does not say.
+        signs: the values are -1 and +1.
+        ignore: label that marks an entry as masked, for labels that carry their own mask.
+    """
+
+    place: str
+    name: str
+    kind: str
+    role: str
+    shape: tuple[str, ...]
+    shift: int = 0
+    trainable: bool = False
+    integer: bool = False
+    optional: bool = False
+    low: float | None = None
+    high: float | None = None
+    signs: bool = False
+    ignore: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The input as a person writes it: ``batch["token_mask"]``, or the bare parameter name."""
+        return self.name if self.place == ARGUMENT else f'{self.place}["{self.name}"]'
+
+    @property
+    def token_axis(self) -> int | None:
+        """The axis that runs over tokens, or ``None``."""
+        return next((axis for axis, letter in enumerate(self.shape) if letter in ("S", "S-1")), None)
+
+    @property
+    def row_axis(self) -> int | None:
+        """The axis that runs over sequences, or ``None``."""
+        return next((axis for axis, letter in enumerate(self.shape) if letter == "B"), None)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Every input of one loss.
+
+    Attributes:
+        slots: the inputs, in the order they are read or passed.
+        paired: rows come in interleaved (chosen, rejected) pairs.
+    """
+
+    slots: tuple[Slot, ...]
+    paired: bool = False
+
+    def __contains__(self, name: object) -> bool:
+        return any(slot.name == name or slot.key == name for slot in self.slots)
+
+    def kinds(self) -> set[str]:
+        """Return the kinds of all slots."""
+        return {slot.kind for slot in self.slots}
+
+    def find(self, kind: str) -> Slot | None:
+        """Return the slot of this kind, or ``None``."""
+        return next((slot for slot in self.slots if slot.kind == kind), None)
+
+    @property
+    def letters(self) -> set[str]:
+        """Every size letter some slot uses."""
+        return {letter for slot in self.slots for letter in slot.shape}
+
+
+def vocabulary_slot(place: str, name: str, optional: bool = False, declared: Field | None = None) -> Slot | None:
+    """Return the slot of a vocabulary field, or of one declared in the contract; ``None`` when it is neither."""
+    table = BATCH_FIELDS if place == BATCH else MODEL_OUTPUT_FIELDS
+    known = table.get(name)
+    fact = declared or known
+    if fact is None:
+        return None
+    trainable = fact.trainable if fact.trainable is not None else place == MODEL_OUTPUTS
+    kind = f"{place}.{name}" if declared is None else fact.role
+    return Slot(
+        place=place,
+        name=name,
+        kind=kind,
+        role=fact.role,
+        shape=tuple(fact.shape.split()),
+        shift=1 if (place, name) in _PREDICTIONS else 0,
+        trainable=trainable and fact.role not in _INTEGER_ROLES,
+        integer=fact.role in _INTEGER_ROLES,
+        optional=optional,
+    )

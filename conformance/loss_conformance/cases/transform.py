@@ -1,0 +1,108 @@
+"""The transformations laws are made of: scramble, permute, select, pad."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.slot import Slot
+
+__all__ = [
+    "append_masked_rows",
+    "append_masked_token",
+    "group_size",
+    "other_content",
+    "scramble",
+    "select_rows",
+    "take_rows",
+]
+
+
+def group_size(case: Case) -> int:
+    """Return how many neighbouring rows belong together: 2 for pairs."""
+    return 2 if case.schema.paired else 1
+
+
+def scramble(case: Case, slot: Slot, fill: float | None, where: Tensor | None = None) -> Case:
+    """Return the case with the inactive entries of one input replaced: by other legal content, or by ``fill``."""
+    tensor = case.tensor(slot)
+    inactive = ~case.active(slot) if where is None else where
+    content = other_content(slot, tensor) if fill is None else torch.full_like(tensor, fill)
+    return case.with_tensors({slot.key: torch.where(inactive, content, tensor)})
+
+
+def other_content(slot: Slot, tensor: Tensor) -> Tensor:
+    """Return legal content of the same kind that differs from ``tensor`` in every entry."""
+    if slot.integer:
+        highest = int(tensor.max()) if tensor.numel() else 0
+        return torch.where(tensor > 0, tensor - 1, min(1, highest))
+    ramp = torch.arange(tensor.numel(), dtype=tensor.dtype).reshape(tensor.shape) % 7
+    base = torch.where(torch.isfinite(tensor), tensor, torch.zeros_like(tensor))
+    if slot.role == "logprobs":
+        return torch.clamp(base, max=0.0) - 1.0 - ramp / 4
+    if slot.role == "probabilities":
+        return torch.where(base < 0.5, base + 0.25, base - 0.25)
+    return base + 1.5 + ramp / 2
+
+
+def take_rows(case: Case, rows: Tensor) -> Case:
+    """Return the case of these rows alone, other inputs untouched. Indices of rows stay as they are."""
+    return _select(case, rows)
+
+
+def select_rows(case: Case, rows: Tensor) -> Case:
+    """Return the case with its rows in another order, indices of rows following them."""
+    moved = _select(case, rows)
+    new_place = torch.empty_like(rows)
+    new_place[rows] = torch.arange(len(rows))
+    followed = {s.key: new_place[case.tensor(s)] for s in case.slots() if s.role == "pairs" and s.row_axis is None}
+    return moved.with_tensors(followed)
+
+
+def _select(case: Case, rows: Tensor) -> Case:
+    tensors = {
+        slot.key: case.tensor(slot).index_select(slot.row_axis, rows)
+        for slot in case.slots()
+        if slot.row_axis is not None
+    }
+    return replace(case.with_tensors(tensors), trained=case.trained[rows], rows=case.rows[rows])
+
+
+def append_masked_token(case: Case) -> Case:
+    """Return the case with one more token on the right that is not trained on, holding content."""
+    grown: dict[str, Tensor] = {}
+    for slot in case.slots():
+        axis = slot.token_axis
+        if axis is None:
+            continue
+        tensor = case.tensor(slot)
+        last = tensor.narrow(axis, tensor.shape[axis] - 1, 1)
+        extra = torch.zeros_like(last) if slot.role == "mask" else other_content(slot, last)
+        extra = torch.full_like(last, slot.ignore) if slot.ignore is not None else extra
+        grown[slot.key] = torch.cat((tensor, extra), dim=axis)
+    trained = torch.cat((case.trained, torch.zeros_like(case.trained[:, :1])), dim=1)
+    return replace(case.with_tensors(grown), trained=trained)
+
+
+def append_masked_rows(case: Case) -> Case:
+    """Return the case with one more row, or pair of rows, that weighs nothing, holding content."""
+    size = group_size(case)
+    grown: dict[str, Tensor] = {}
+    for slot in case.slots():
+        axis = slot.row_axis
+        if axis is None:
+            continue
+        tensor = case.tensor(slot)
+        first = tensor.narrow(axis, 0, size)
+        masks_rows = slot.role == "mask" and slot.token_axis is None
+        extra = torch.zeros_like(first) if masks_rows else first if slot.role == "mask" else other_content(slot, first)
+        extra = torch.full_like(first, slot.ignore) if slot.ignore is not None else extra
+        grown[slot.key] = torch.cat((tensor, extra), dim=axis)
+    return replace(
+        case.with_tensors(grown),
+        trained=torch.cat((case.trained, case.trained[:size])),
+        rows=torch.cat((case.rows, torch.zeros_like(case.rows[:size]))),
+    )

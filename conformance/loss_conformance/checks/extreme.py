@@ -1,0 +1,74 @@
+"""Extremes: a number float32 can hold must not be lost on the way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.slot import Slot
+from loss_conformance.checks.finite import first_nonfinite
+from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import Evaluation
+from loss_conformance.report.numbers import number
+from loss_conformance.trial import Broken, Trial
+
+__all__ = ["extreme_inputs"]
+
+# Steps of 4 cannot jump over the window in which exp overflows float32 (88) but not float64 (709).
+LADDER: Final = (4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
+LARGEST_FLOAT32: Final = torch.finfo(torch.float32).max
+SCALABLE: Final = ("logits", "logprobs", "values", "rewards", "embeddings")
+
+
+@check(
+    group="finite",
+    statement="Where float64 gives a finite value and gradient that float32 can hold, float32 gives finite ones too.",
+    over=("typical", "full"),
+    why="Long sequences, confident models and drifted policies reach these inputs in every real run.",
+    cause="exp, sigmoid or a ratio formed outside log space: it overflows above 88 or underflows to log(0).",
+    fix="Use logsigmoid, softplus, logsumexp or log1p; clamp the exponent, not the result.",
+    seen_in="deepspeedai/DeepSpeedExamples#423",
+    requires=("scalar_output", "finite_value"),
+)
+def extreme_inputs(trial: Trial) -> None:
+    for slot in trial.case.slots():
+        if slot.role not in SCALABLE or not trial.case.tensor(slot).is_floating_point():
+            continue
+        for scale, case in _ladder(trial.case, slot):
+            exact = trial.evaluate(case, dtype=torch.float64)
+            if not _held_by_float32(exact):
+                break
+            got = trial.evaluate(case, dtype=torch.float32)
+            lost = first_nonfinite(got) if bool(torch.isfinite(got.value)) else f"loss = {number(got.value)}"
+            if lost:
+                raise Broken(
+                    lost,
+                    f"finite: float64 gives a loss of {number(exact.value)}",
+                    changed=f"{slot.key} × {scale:g}{_similarities(trial, case)}",
+                    # The ratio of a policy gradient is unbounded by nature; many sound losses leave its exponent alone.
+                    guessed=trial.facts.contract.family == "policy_gradient" or trial.foreign,
+                )
+
+
+def _ladder(case: Case, slot: Slot) -> Iterator[tuple[float, Case]]:
+    for scale in LADDER:
+        yield scale, case.with_tensors({slot.key: case.tensor(slot) * scale})
+
+
+def _held_by_float32(exact: Evaluation) -> bool:
+    numbers = [exact.value, *exact.gradients.values(), *exact.parameters.values()]
+    return all(bool((t.abs() <= LARGEST_FLOAT32).all()) for t in numbers)
+
+
+def _similarities(trial: Trial, case: Case) -> str:
+    """Return what a contrastive loss is looking at there: its largest similarity, and the settings that divide it."""
+    embeddings, pairs = case.schema.find("model_outputs.embeddings"), case.schema.find("batch.positive_pairs")
+    if embeddings is None or pairs is None:
+        return ""
+    x, (i, j) = case.tensor(embeddings).to(torch.float64), case.tensor(pairs).T
+    largest = float((x[i] * x[j]).sum(-1).abs().amax())
+    settings = "".join(f", {name}={value}" for name, value in trial.bench.subject.settings.items())
+    return f": dot products of positive pairs up to {number(largest)}{settings}"

@@ -1,0 +1,144 @@
+"""Finite values and gradients on every legal input, and the declared answer on an empty one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.case import Case
+from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import Evaluation, LossRaised
+from loss_conformance.report.numbers import number
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["empty_batch", "finite_gradient", "finite_value", "first_nonfinite"]
+
+LEGAL: Final = (
+    "typical",
+    "on_policy",
+    "off_policy",
+    "saturated",
+    "never_chosen",
+    "certain",
+    "ties",
+    "zero_advantage",
+    "full",
+    "holes",
+    "one_token",
+    "one_row",
+    "square",
+    "bare",
+    "absent_rows",
+)
+
+
+@check(
+    group="finite",
+    statement="L(batch) is finite in float32 on every legal batch.",
+    over=LEGAL,
+    why="One NaN in the loss destroys the weights at the next optimiser step.",
+    cause="log or division of something that can be 0, exp of something large, 0 * inf where -inf logits meet probability 0.",
+    fix="Stay in log space (logsigmoid, log_softmax, logsumexp, log1p, expm1); clamp denominators and exponents.",
+    seen_in="huggingface/trl@57ba9b93a",
+)
+def finite_value(trial: Trial) -> None:
+    got = trial.evaluate(trial.case, dtype=torch.float32)
+    if not bool(torch.isfinite(got.value)) and not _limit_is_infinite(trial):
+        raise Broken(got.value, "a finite number")
+
+
+@check(
+    group="finite",
+    statement="The gradient of L(batch) is finite in float32 on every legal batch.",
+    over=LEGAL,
+    why="The value can look healthy for the step whose backward destroys the weights.",
+    cause="clamp or where after the operation that overflows (0 * inf in its backward), or sqrt and norm at 0.",
+    fix="Make the input safe before the operation: where(mask, x, 0), clamp before exp, sqrt of something above 0.",
+    seen_in="pytorch/pytorch#89543",
+    requires=("scalar_output", "finite_value"),
+)
+def finite_gradient(trial: Trial) -> None:
+    got = trial.evaluate(trial.case, dtype=torch.float32)
+    where = first_nonfinite(got)
+    if where and not _limit_is_infinite(trial):
+        raise Broken(f"{where}, with a loss of {number(got.value)}", "finite entries everywhere")
+
+
+@check(
+    group="finite",
+    statement="On a batch with nothing left to train on, L is exactly 0 (or what the contract says), its gradient 0, its graph attached.",
+    over=("all_masked",),
+    why="A microbatch of padding alone is ordinary; NaN from 0/0 there stops the run, and a graph-less 0 crashes backward.",
+    cause="a sum divided by a count of 0, the mean of an empty selection, or torch.tensor(0.) returned early.",
+    fix="Divide by mask.sum().clamp(min=1), and return (x * 0).sum() rather than a fresh zero.",
+    seen_in="PrimeIntellect-ai/prime-rl@e2e6f9ab1",
+)
+def empty_batch(trial: Trial) -> None:
+    policy = trial.facts.contract.empty
+    case = _emptied(trial)
+    guess = trial.foreign and not trial.facts.promised("empty")
+    try:
+        got = trial.evaluate(case, dtype=torch.float32)
+    except LossRaised as raised:
+        if policy == "error":
+            return
+        raise Broken(f"it raised {raised}", "exactly 0", traceback=raised.traceback, guessed=guess) from None
+    if policy == "error":
+        raise Broken(got.value, "an error, as the contract says")
+    if policy == "nan":
+        if not bool(got.value.isnan()):
+            raise Broken(got.value, "nan, as the contract says")
+        return
+    if float(got.value) != 0.0:
+        raise Broken(got.value, "exactly 0", guessed=guess, declare='Contract(empty="nan")' if got.value.isnan() else "")
+    if not got.attached and any(slot.trainable for slot in case.slots()):
+        raise Broken("0, detached from the graph", "0 with the graph attached: backward() must work", guessed=guess)
+    for key, gradient in got.gradients.items():
+        if bool((gradient != 0).any()):
+            raise Broken(f"a gradient of {key} that is not 0", "a gradient of exactly 0", guessed=guess)
+
+
+def first_nonfinite(got: Evaluation) -> str:
+    """Return a phrase naming the first entry of a gradient that is not finite, or the empty string."""
+    for key, gradient in {**got.gradients, **got.parameters}.items():
+        bad = ~torch.isfinite(gradient)
+        if bool(bad.any()):
+            position = ",".join(str(int(i)) for i in bad.nonzero()[0])
+            return f"gradient of {key}[{position}] = {number(gradient[bad][0])}"
+    return ""
+
+
+def _emptied(trial: Trial) -> Case:
+    """Return the case when it is empty for this loss: no row has weight, or no token is trained and terms are tokens."""
+    case = trial.case
+    masks_rows = any(slot.role == "mask" and slot.token_axis is None for slot in case.slots())
+    masks_tokens = any(slot.role == "mask" and slot.token_axis is not None for slot in case.slots())
+    ignores = any(slot.ignore is not None for slot in case.slots())
+    if not (masks_rows or masks_tokens or ignores):
+        raise NotExercised("it takes no mask, so no batch is empty")
+    if not bool((case.rows != 0).any()) and masks_rows:
+        return case
+    of_tokens = trial.facts.contract.level == "token" or trial.facts.contract.family not in ("preference", "reward", "composite")
+    if (masks_tokens and of_tokens) or ignores:
+        return case
+    raise NotExercised("its terms are sequences, and it reads no sample_mask that could take them all out")
+
+
+def _limit_is_infinite(trial: Trial) -> bool:
+    """Return whether the exact value is infinite: replacing -inf by ever lower logits makes the loss grow without bound."""
+    infinite = {s.key: trial.case.tensor(s) for s in trial.case.slots() if _has_infinity(trial.case.tensor(s))}
+    if not infinite:
+        return False
+
+    def at(depth: float) -> float:
+        replaced = {key: torch.where(torch.isinf(t), t.new_full((), depth), t) for key, t in infinite.items()}
+        return float(trial.evaluate(trial.case.with_tensors(replaced)).value)
+
+    near, far = at(-1e3), at(-2e3)
+    return abs(far - near) > 1.0
+
+
+def _has_infinity(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(torch.isinf(tensor).any())

@@ -1,0 +1,116 @@
+"""The gradient of what is returned: backward against the finite difference of the value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.case import Case
+from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import Evaluation
+from loss_conformance.report.numbers import number
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["finite_difference"]
+
+DIRECTIONS: Final = 3
+
+
+@check(
+    group="gradient_flow",
+    statement="The gradient equals the finite difference of the value, along random directions.",
+    over=("typical", "full", "holes", "off_policy"),
+    why="At least one in seven real loss bugs has the right value and the wrong gradient.",
+    cause="a factor applied to the value after backward, a detached part of the value, or a wrong custom backward.",
+    fix="Differentiate the very tensor that is returned; declare Contract(surrogate_gradient=True) for stop-gradients on purpose.",
+    seen_in="volcengine/verl@e160d3b2e",
+    applies=lambda trial: (
+        f"surrogate_gradient = True ({trial.facts.origin['surrogate_gradient']})"
+        if trial.facts.contract.surrogate_gradient
+        else None
+    ),
+)
+def finite_difference(trial: Trial) -> None:
+    base = trial.finite_base
+    if not base.gradients:
+        raise NotExercised("it has no trainable input")
+    generator = torch.Generator().manual_seed(trial.bench.seed)
+    ratios = []
+    for _ in range(DIRECTIONS):
+        direction = _direction(trial.case, base, generator)
+        slope = sum(float((base.gradients[key] * v).sum()) for key, v in direction.items())
+        difference = _central(trial, direction)
+        if difference is None:
+            continue
+        allowed = difference.error + 1e-5 * abs(difference.slope)
+        if abs(slope - difference.slope) > allowed:
+            ratios.append((slope, difference.slope, allowed))
+    if ratios:
+        slope, wanted, allowed = ratios[0]
+        factor = _common_factor([(s, w) for s, w, _ in ratios]) if len(ratios) == DIRECTIONS else None
+        raise Broken(
+            f"slope {number(slope)} by backward",
+            f"{number(wanted)} by finite difference",
+            tolerance=f"{allowed:.1e} (step error of the difference)",
+            cause=f"the gradient is {number(factor)} times that of the returned value." if factor is not None else "",
+            declare="" if factor is not None else "Contract(surrogate_gradient=True)",
+            guessed=factor is None and not trial.facts.any_promised,
+        )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    slope: float
+    error: float
+
+
+def _direction(case: Case, base: Evaluation, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return a random direction over the finite entries of all trainable inputs."""
+    direction = {}
+    for key in base.gradients:
+        x = case.tensors[key]
+        v = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+        direction[key] = torch.where(torch.isfinite(x), v, torch.zeros_like(v))
+    return direction
+
+
+def _central(trial: Trial, direction: dict[str, Tensor]) -> _Difference | None:
+    """Return the central difference and its error, or ``None`` beside a kink, where two steps disagree."""
+    base = trial.base
+    scale = 1.0 + float(base.value.abs())
+    step = 0.25 * trial.bench.eps ** (1 / 3)
+    coarse, fine = (_slope(trial, direction, h) for h in (2 * step, step))
+    rounding = 64 * trial.bench.eps * scale * _reach(trial.case) / step
+    curvature = abs(coarse - fine)
+    one_sided = _slope(trial, direction, step, forward=True)
+    second_order = abs(one_sided - fine)
+    # Smooth: halving the step divides the error of the central difference by 4 and the one-sided stays near it.
+    if curvature > rounding + 1e-2 * abs(fine) or second_order > 0.2 * abs(fine) + rounding + 1e3 * step * scale:
+        return None
+    return _Difference(fine, rounding + 4 * curvature)
+
+
+def _slope(trial: Trial, direction: dict[str, Tensor], step: float, forward: bool = False) -> float:
+    def at(h: float) -> float:
+        moved = {key: trial.case.tensors[key] + h * v for key, v in direction.items()}
+        return float(trial.evaluate(trial.case.with_tensors(moved), only=frozenset()).value)
+
+    if forward:
+        return (at(step) - float(trial.base.value)) / step
+    return (at(step) - at(-step)) / (2 * step)
+
+
+def _reach(case: Case) -> float:
+    finite = [t[torch.isfinite(t)].abs().amax() for t in case.tensors.values() if t.is_floating_point() and t.numel()]
+    return 1.0 + max((float(t) for t in finite), default=0.0)
+
+
+def _common_factor(pairs: list[tuple[float, float]]) -> float | None:
+    """Return k when every slope is k times its difference: the sign of a wrong scale, never of a stop-gradient."""
+    factors = [slope / wanted for slope, wanted in pairs if wanted != 0.0]
+    if len(factors) < len(pairs) or max(factors) - min(factors) > 1e-3 * max(map(abs, factors), default=0.0):
+        return None
+    return factors[0]

@@ -1,0 +1,134 @@
+"""Which inputs receive gradient, and that backward hands on exactly that gradient."""
+
+from __future__ import annotations
+
+
+from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import Evaluation
+from loss_conformance.report.numbers import number
+from loss_conformance.tolerance import gradient_tolerance
+from loss_conformance.trial import Broken, Trial
+
+__all__ = ["any_subset", "backward_accumulates", "constants_receive_none", "trainables_receive_gradient", "upstream_gradient"]
+
+
+@check(
+    group="gradient_flow",
+    statement="Every trainable input that moves L(batch) receives a gradient that is not 0.",
+    over=("typical", "full", "holes"),
+    why="A model that gets no gradient does not train, whatever the curve of the loss looks like.",
+    cause="detach(), .data, no_grad(), argmax or .item() between the trainable input and the loss.",
+    fix="Detach only what is constant (reference, old policy, teacher, weights), never the policy's own term.",
+    seen_in="huggingface/sentence-transformers@99b0a84c",
+)
+def trainables_receive_gradient(trial: Trial) -> None:
+    base = trial.finite_base
+    moved_without = []
+    for slot in trial.case.slots():
+        if slot.key not in base.gradients:
+            continue
+        if bool((base.gradients[slot.key] != 0).any()):
+            return
+        tensor = trial.case.tensor(slot)
+        nudged = tensor * 1.01 - 0.01 if slot.role == "logprobs" else tensor * 1.01 + 0.01
+        moved = trial.evaluate(trial.case.with_tensors({slot.key: nudged}))
+        if bool((moved.value - base.value).abs() > trial.value_tolerance(base).bound):
+            moved_without.append(f"{slot.key}: the loss moves by {number(moved.value - base.value)}, the gradient is 0")
+    if moved_without:
+        raise Broken("; ".join(moved_without), "a gradient that is not 0")
+    if base.gradients and not base.parameters and _all_cases_flat(trial):
+        raise Broken(f"L does not depend on {', '.join(base.gradients)}", "a loss that depends on what it trains")
+
+
+def _all_cases_flat(trial: Trial) -> bool:
+    """Return whether no ordinary case of the run gives any gradient at all."""
+    return not any(any(bool((g != 0).any()) for g in e.gradients.values()) for e in trial.bench.ordinary_bases())
+
+
+@check(
+    group="gradient_flow",
+    statement="Constant inputs (reference, old policy, teacher, advantages, returns) receive no gradient.",
+    over=("typical", "full"),
+    why="A gradient into the teacher or the reference pulls the wrong network, or doubles the gradient of a shared one.",
+    cause="a target, weight or baseline that is not detached; harmless only as long as nobody passes one with a graph.",
+    fix="Call .detach() on every constant where it is read.",
+    seen_in="lightly-ai/lightly@6bd7553b",
+)
+def constants_receive_none(trial: Trial) -> None:
+    got = trial.evaluate(trial.case, constants_too=True)
+    promised = trial.facts.any_promised and not trial.foreign
+    for slot in trial.case.slots():
+        gradient = got.gradients.get(slot.key)
+        if slot.trainable or gradient is None or not bool((gradient != 0).any()):
+            continue
+        largest = gradient.abs().amax()
+        raise Broken(
+            f"gradient of {slot.key} up to {number(largest)}",
+            "no gradient",
+            guessed=not promised,
+            declare="" if promised else f'Contract(fields={{"{slot.name}": Field(..., trainable=True)}})',
+        )
+
+
+@check(
+    group="gradient_flow",
+    statement="Backward is linear in the upstream gradient: (c L).backward() gives c times the gradient of L.",
+    over=("typical", "full"),
+    why="Gradient accumulation, loss weights and AMP scaling all multiply the loss before backward.",
+    cause="a custom autograd.Function whose backward ignores grad_output.",
+    fix="Multiply what backward returns by grad_output.",
+    seen_in="pytorch/pytorch#94226",
+)
+def upstream_gradient(trial: Trial) -> None:
+    base = trial.finite_base
+    got = trial.evaluate(trial.case, upstream=-2.5)
+    trial.require_gradients(got.gradients, {k: -2.5 * g for k, g in base.gradients.items()}, "upstream gradient -2.5")
+    trial.require_gradients(got.parameters, {k: -2.5 * g for k, g in base.parameters.items()}, "upstream gradient -2.5")
+
+
+@check(
+    group="gradient_flow",
+    statement="loss.backward(L) adds exactly the gradient of the returned L to an existing .grad.",
+    over=("typical", "full"),
+    why="The reported loss looks right while the accumulated gradient is n times too large, or replaces earlier steps.",
+    cause="an overridden backward that scales the loss, calls zero_grad, or runs twice.",
+    fix="Leave backward alone, or let it call loss.backward() once on the tensor that was returned.",
+    seen_in="volcengine/verl@e160d3b2e",
+)
+def backward_accumulates(trial: Trial) -> None:
+    base = trial.finite_base
+    leaves = trial.bench.backward_into_grad(trial.case, start=1.0)
+    for key, leaf in leaves.items():
+        assert leaf.grad is not None
+        wanted = base.gradients[key] + 1.0
+        tolerance = gradient_tolerance(wanted, trial.case, trial.bench.eps)
+        difference = (leaf.grad - wanted).abs().amax()
+        if not bool(difference <= tolerance.bound):
+            entry = int((leaf.grad - wanted).abs().argmax())
+            raise Broken(
+                f".grad of {key} grew by {number(leaf.grad.flatten()[entry] - 1.0)}",
+                number(base.gradients[key].flatten()[entry]),
+                tolerance=tolerance,
+                changed=".grad was 1 everywhere before backward",
+            )
+
+
+@check(
+    group="gradient_flow",
+    statement="The gradient of one trainable input does not depend on which others require grad; without any, L is the same.",
+    over=("typical", "full"),
+    why="Frozen heads and evaluation under no_grad are ordinary, and crash or change a loss that presumes otherwise.",
+    cause="needs_input_grad ignored in a custom backward, or a retained buffer that is only set when gradients flow.",
+    fix="Guard every input separately in backward, and compute the value the same way with and without gradients.",
+    seen_in="linkedin/Liger-Kernel@4a1677b8",
+)
+def any_subset(trial: Trial) -> None:
+    base = trial.finite_base
+    trial.require_value(trial.evaluate(trial.case, only=frozenset()), base, "no input requires grad")
+    if len(base.gradients) < 2:
+        return
+    for key in base.gradients:
+        got: Evaluation = trial.evaluate(trial.case, only=frozenset((key,)))
+        trial.require_same(got, base, f"only {key} requires grad")
+
+

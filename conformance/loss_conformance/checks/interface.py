@@ -1,0 +1,149 @@
+"""The interface: what comes back, and what must be left alone."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import torch
+from torch import Tensor, nn
+
+from loss_conformance.checks.registry import check
+from loss_conformance.global_state import changed_state, global_state
+from loss_conformance.report.numbers import number
+from loss_conformance.trial import Broken, Trial
+
+__all__ = ["copies", "global_state_kept", "inputs_untouched", "repeatable", "scalar_output"]
+
+
+@check(
+    group="interface",
+    statement="L(batch) is a 0-dim floating-point tensor attached to the graph of what it is to train.",
+    over=("typical", "full", "bare"),
+    why="An optimiser can only follow a scalar that remembers where it came from.",
+    cause="float(), .item(), .detach(), torch.no_grad() or a tensor rebuilt from numbers on the way to the result.",
+    fix="Return the tensor itself, reduced by sum() or mean(), and build nothing from Python numbers.",
+    seen_in="OpenRLHF/OpenRLHF@1fc0ff25",
+    requires=(),
+)
+def scalar_output(trial: Trial) -> None:
+    base = trial.base
+    anything_to_train = any(slot.trainable for slot in trial.case.slots()) or base.parameters
+    if anything_to_train and not base.attached:
+        raise Broken("a tensor detached from everything trainable", "a tensor attached to the graph")
+
+
+@check(
+    group="interface",
+    statement="Calling L and its backward leaves every input as it was: content, requires_grad and .grad.",
+    over=("typical", "holes", "absent_rows", "never_chosen"),
+    why="The next loss on the same batch, or the next accumulation step, sees the changed tensors.",
+    cause="an in-place operation (masked_fill_, div_, clamp_, x[...] = ...) on an input or on a view of it.",
+    fix="Use the out-of-place form (masked_fill, /, torch.where), or clone first.",
+    seen_in="NVIDIA-NeMo/Automodel#3917",
+)
+def inputs_untouched(trial: Trial) -> None:
+    leaves, tensors = {}, {}
+    for slot in trial.case.slots():
+        tensor = trial.case.tensor(slot).clone()
+        if slot.trainable and tensor.is_floating_point():
+            leaves[slot.key] = tensor.requires_grad_()
+            # A view of a leaf lets an in-place write through, where a leaf itself would raise.
+            tensors[slot.key] = tensor.view_as(tensor)
+        else:
+            tensors[slot.key] = tensor
+    before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    flags = {key: tensor.requires_grad for key, tensor in tensors.items()}
+    trial.bench.call(trial.case.with_tensors(tensors))
+    for key, tensor in tensors.items():
+        if tensor.shape != before[key].shape or not _identical(tensor.detach(), before[key]):
+            raise Broken(f"{key} was changed in place{_first_difference(tensor.detach(), before[key])}", "its old content")
+        if tensor.requires_grad != flags[key]:
+            raise Broken(f"{key}.requires_grad became {tensor.requires_grad}", f"{flags[key]}")
+    for key, leaf in leaves.items():
+        if leaf.grad is not None:
+            raise Broken(f"{key}.grad was filled by the forward call", "no gradient before backward is called")
+
+
+@check(
+    group="interface",
+    statement="L(batch) called twice gives the same value and gradient, with an evaluation under no_grad between.",
+    over=("typical", "holes"),
+    why="A loss that remembers earlier calls, or draws random numbers, trains on something else than its formula.",
+    cause="state updated in forward, a memory bank filled on evaluation calls, or a hidden random draw.",
+    fix="Keep state out of compute_loss or declare Contract(stateful=True); pass random numbers in or declare stochastic=True.",
+    seen_in="lightly-ai/lightly@78d66c01",
+    applies=lambda trial: _says(trial, "stateful") or _says(trial, "stochastic"),
+)
+def repeatable(trial: Trial) -> None:
+    first = trial.evaluate(trial.case)
+    with torch.no_grad():
+        trial.bench.call(trial.case)
+    second = trial.evaluate(trial.case)
+    if not _identical(first.value, second.value):
+        raise Broken(f"first {number(first.value)}, then {number(second.value)}", "the same value twice")
+    for key, gradient in first.gradients.items():
+        if not _identical(gradient, second.gradients[key]):
+            raise Broken(f"another gradient of {key} on the second call", "the same gradient twice")
+
+
+@check(
+    group="interface",
+    statement="Calling L and its backward leaves the process as it was: random state, dtype, grad mode, threads, directory.",
+    why="Everything after the loss runs with the changed state: other random numbers, no gradients, another precision.",
+    cause="torch.manual_seed, torch.set_default_dtype, torch.set_grad_enabled, a random draw, or os.chdir inside the loss.",
+    fix="Use the context-manager form (torch.no_grad(), torch.random.fork_rng()), or a torch.Generator of its own.",
+)
+def global_state_kept(trial: Trial) -> None:
+    trial.evaluate(trial.case)
+    before = global_state()
+    trial.evaluate(trial.case)
+    changed = changed_state(before, global_state())
+    if trial.facts.contract.stochastic:
+        changed = [line for line in changed if "random state" not in line]
+    if changed:
+        raise Broken("; ".join(changed), "no change")
+
+
+@check(
+    group="interface",
+    statement="A copy of L (deepcopy, pickle, state_dict) gives the value of the original.",
+    why="Checkpoints, data-parallel replicas and spawned workers run the copy.",
+    cause="a lambda, an open handle or a tensor kept outside parameters and buffers.",
+    fix="Use module-level functions instead of lambdas, and register tensors with register_buffer.",
+    applies=lambda trial: None if isinstance(trial.loss, nn.Module) else "only objects with state are copied",
+)
+def copies(trial: Trial) -> None:
+    wanted = trial.finite_base
+    for way, make in (("copy.deepcopy", copy.deepcopy), ("pickle", _pickled)):
+        try:
+            other = make(trial.loss)
+        except Exception as error:
+            raise Broken(f"{way} raised {type(error).__name__}: {error}", "a copy", guessed=True) from None
+        got = trial.evaluate(trial.case, loss=other)
+        trial.require_same(got, wanted, changed=f"the loss replaced by its {way} copy")
+
+
+def _pickled(loss: object) -> object:
+    return pickle.loads(pickle.dumps(loss))
+
+
+def _says(trial: Trial, fact: str) -> str | None:
+    return f"{fact} = True ({trial.facts.origin[fact]})" if getattr(trial.facts.contract, fact) else None
+
+
+def _identical(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def _first_difference(now: Tensor, before: Tensor) -> str:
+    if now.shape != before.shape:
+        return f": shape {tuple(before.shape)} → {tuple(now.shape)}"
+    differs = ~((now == before) | (now.isnan() & before.isnan()))
+    if not bool(differs.any()):
+        return ""
+    position = [int(i) for i in differs.nonzero()[0]]
+    old, new = before[tuple(position)], now[tuple(position)]
+    return f": {position} {number(old)} → {number(new)}"
+
+

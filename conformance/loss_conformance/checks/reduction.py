@@ -1,0 +1,118 @@
+"""The reduction: who divides by what, so that microbatches and ranks add up."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.transform import group_size, take_rows
+from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import Evaluation
+from loss_conformance.report.numbers import number
+from loss_conformance.tolerance import value_tolerance
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["duplicate_rows", "microbatch"]
+
+
+def _adds_up(trial: Trial) -> str | None:
+    contract, origin = trial.facts.contract, trial.facts.origin
+    if contract.coupled:
+        return f"coupled = True ({origin['coupled']})"
+    if contract.normalizer == "local":
+        return f"normalizer = 'local' ({origin['normalizer']})"
+    return _rows_reason(trial)
+
+
+def _rows_reason(trial: Trial) -> str | None:
+    if any(slot.role == "pairs" for slot in trial.case.slots()):
+        return "its rows are addressed by index, so they cannot be dealt out"
+    if not any(slot.row_axis is not None for slot in trial.case.slots()):
+        return "it has no rows"
+    return None
+
+
+@check(
+    group="reduction",
+    statement="With the global counts given, the losses of unequal microbatches sum to that of the whole batch, gradient included.",
+    over=("full", "typical", "holes", "absent_rows"),
+    why="Gradient accumulation and data parallelism split the batch; a mean of means weights short sequences too much.",
+    cause="dividing by this microbatch's own count instead of global_valid_toks or global_valid_seqs.",
+    fix="Divide by the global count the batch carries; fall back to the local one only when it is absent.",
+    seen_in="huggingface/transformers#34191",
+    applies=_adds_up,
+)
+def microbatch(trial: Trial) -> None:
+    case = _with_counts(trial.case)
+    groups = len(case.rows) // group_size(case)
+    if groups < 2:
+        raise NotExercised("one group of rows cannot be split")
+    whole = trial.evaluate(case)
+    for parts in (_split(case, [0, 1, groups]), _split(case, list(range(groups + 1)))):
+        pieces = [trial.evaluate(part) for part in parts]
+        summed = torch.stack([piece.value for piece in pieces]).sum()
+        shares = " + ".join(number(piece.value) for piece in pieces)
+        sizes = ", ".join(str(len(part.rows)) for part in parts)
+        change = f"split into microbatches of {sizes} rows: {shares} = {number(summed)}"
+        tolerance = value_tolerance(whole, case, trial.bench.eps)
+        # Every part contributes rounding of its own magnitude: parts of opposite sign cancel.
+        bound = tolerance.bound + sum(value_tolerance(p, case, trial.bench.eps).bound for p in pieces)
+        if not bool((summed - whole.value).abs() <= bound):
+            raise Broken(summed, whole.value, changed=change, tolerance=f"{bound:.1e}")
+        trial.require_gradients(_joined(parts, pieces), whole.gradients, change)
+        totals = {name: torch.stack([p.parameters[name] for p in pieces]).sum(0) for name in whole.parameters}
+        trial.require_gradients(totals, whole.parameters, change)
+
+
+@check(
+    group="reduction",
+    statement="Repeating every row leaves a mean unchanged (and doubles a sum).",
+    over=("full", "typical"),
+    why="A loss whose scale follows the batch size changes the learning rate with it.",
+    cause="a divisor that does not grow with the number of terms, or grows faster.",
+    fix="Divide by the number (or summed weight) of the terms; declare Contract(normalizer='sum') when a sum is meant.",
+    seen_in="volcengine/verl@4d722b176",
+    applies=lambda trial: (
+        f"coupled = True ({trial.facts.origin['coupled']})" if trial.facts.contract.coupled else _rows_reason(trial)
+    ),
+)
+def duplicate_rows(trial: Trial) -> None:
+    base = trial.finite_base
+    size = group_size(trial.case)
+    groups = torch.arange(len(trial.case.rows)).reshape(-1, size)
+    doubled = take_rows(trial.case, groups.repeat(2, 1).flatten())
+    counts = {s.key: 2 * trial.case.tensor(s) for s in trial.case.slots() if s.role == "count"}
+    got = trial.evaluate(doubled.with_tensors(counts))
+    sums = trial.facts.contract.normalizer == "sum"
+    wanted = 2 * base.value if sums else base.value
+    promised = trial.facts.promised("normalizer") or trial.facts.promised("level")
+    twice = not sums and abs(float(got.value) - 2 * float(base.value)) <= 4 * trial.value_tolerance(base).bound
+    trial.require_value(
+        got,
+        wanted,
+        "every row twice" + (", global counts doubled" if counts else ""),
+        guessed=not promised and not counts,
+        declare="Contract(normalizer='sum')" if twice else "",
+    )
+
+
+def _with_counts(case: Case) -> Case:
+    missing = [s for s in case.schema.slots if s.role == "count" and s.key not in case.tensors]
+    local = {"batch.global_valid_toks": case.weight.sum(), "batch.global_valid_seqs": case.rows.sum()}
+    return case.with_tensors({slot.key: local[slot.kind] for slot in missing if slot.kind in local})
+
+
+def _split(case: Case, bounds: list[int]) -> list[Case]:
+    size = group_size(case)
+    return [take_rows(case, torch.arange(size * low, size * high)) for low, high in pairwise(bounds) if low < high]
+
+
+def _joined(parts: list[Case], pieces: list[Evaluation]) -> dict[str, Tensor]:
+    joined = {}
+    for slot in parts[0].slots():
+        if slot.key in pieces[0].gradients and slot.row_axis is not None:
+            joined[slot.key] = torch.cat([piece.gradients[slot.key] for piece in pieces], dim=slot.row_axis)
+    return joined

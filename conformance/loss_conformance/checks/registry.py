@@ -1,0 +1,168 @@
+"""The table of checks: one decorator, validated when the check is defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from loss_reference.names import nearest_name
+
+if TYPE_CHECKING:
+    from loss_conformance.trial import Trial
+
+__all__ = ["GROUPS", "Check", "CheckDefinitionError", "Cost", "Severity", "check", "every_check", "select_checks"]
+
+GROUPS: Final = (
+    "interface",
+    "finite",
+    "gradient_flow",
+    "masking",
+    "reduction",
+    "symmetry",
+    "positivity",
+    "direction",
+    "options",
+    "stability",
+    "baseline",
+    "device_parity",
+    "compile",
+    "metrics",
+    "cost",
+)
+
+
+class Severity(StrEnum):
+    """Whether a broken law fails the run."""
+
+    MUST = "must"
+    ADVICE = "advice"
+
+
+class Cost(StrEnum):
+    """The cheapest profile a check belongs to."""
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    THOROUGH = "thorough"
+
+
+class CheckDefinitionError(TypeError):
+    """A check was registered with something missing or unknown."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One law, as the table lists it.
+
+    Attributes:
+        name: what users type after ``-k``.
+        group: one of ``GROUPS``.
+        statement: the law in one line.
+        over: the input situations it is tried on.
+        severity: MUST fails the run.
+        cost: the cheapest profile it belongs to.
+        why: why it matters.
+        cause: the likeliest cause when it fails.
+        fix: how to repair the loss.
+        seen_in: a public bug it would have caught.
+        applies: given a trial, why the law does not apply, or ``None`` when it does.
+        requires: checks that must hold first; when one fails this one is blocked.
+        law: the function; returns when the law holds, raises ``Broken`` when not.
+    """
+
+    name: str
+    group: str
+    statement: str
+    over: tuple[str, ...]
+    severity: Severity
+    cost: Cost
+    why: str
+    cause: str
+    fix: str
+    seen_in: str
+    applies: Callable[[Trial], str | None]
+    requires: tuple[str, ...]
+    law: Callable[[Trial], None]
+
+
+_checks: dict[str, Check] = {}
+
+
+def check(
+    *,
+    group: str,
+    statement: str,
+    why: str,
+    fix: str,
+    over: tuple[str, ...] = ("typical",),
+    cause: str = "",
+    seen_in: str = "",
+    severity: Severity = Severity.MUST,
+    cost: Cost = Cost.QUICK,
+    applies: Callable[[Trial], str | None] = lambda trial: None,
+    requires: tuple[str, ...] = ("scalar_output",),
+    name: str = "",
+) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
+    """Register the decorated law as a check named like the function.
+
+    Raises:
+        CheckDefinitionError: unknown group, situation or prerequisite, an empty text, a taken name.
+    """
+
+    def decorator(law: Callable[[Trial], None]) -> Callable[[Trial], None]:
+        own_name = name or law.__name__
+        _validate(own_name, group, over, {"statement": statement, "why": why, "fix": fix}, requires)
+        needed = tuple(required for required in requires if required != own_name)
+        _checks[own_name] = Check(
+            own_name, group, statement, over, severity, cost, why, cause, fix, seen_in, applies, needed, law
+        )
+        return law
+
+    return decorator
+
+
+def every_check() -> list[Check]:
+    """Return all checks in the order they run: by group, prerequisites first."""
+    import loss_conformance.checks  # noqa: F401 - its import registers the checks
+
+    return sorted(_checks.values(), key=lambda c: (GROUPS.index(c.group), list(_checks).index(c.name)))
+
+
+def select_checks(names: Iterable[str]) -> list[Check]:
+    """Return the checks with these names or in these groups, in running order; no names means all.
+
+    Raises:
+        ValueError: a name that is neither a check nor a group. Says the nearest one.
+    """
+    wanted = list(names)
+    checks = every_check()
+    known = [*GROUPS, *(c.name for c in checks)]
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"no check or group is named {name!r}{nearest_name(name, known)}")
+    return [c for c in checks if not wanted or c.name in wanted or c.group in wanted]
+
+
+def _validate(
+    name: str, group: str, over: tuple[str, ...], texts: dict[str, str], requires: tuple[str, ...]
+) -> None:
+    from loss_conformance.cases.plan import SITUATIONS
+
+    if name in _checks:
+        raise CheckDefinitionError(f"check {name!r} is already registered")
+    if not name.isidentifier() or name in GROUPS:
+        raise CheckDefinitionError(f"check name {name!r} must be an identifier and not the name of a group")
+    if group not in GROUPS:
+        raise CheckDefinitionError(f"check {name!r}: unknown group {group!r}{nearest_name(group, GROUPS)}")
+    for situation in over:
+        if situation not in SITUATIONS:
+            hint = nearest_name(situation, SITUATIONS)
+            raise CheckDefinitionError(f"check {name!r}: unknown situation {situation!r}{hint}")
+    for text, content in texts.items():
+        if not content.strip():
+            raise CheckDefinitionError(f"check {name!r} needs a {text}")
+    for required in requires:
+        if required not in _checks and required != name:
+            raise CheckDefinitionError(f"check {name!r} requires {required!r}, which is not registered before it")

@@ -1,0 +1,78 @@
+"""Symmetry: the order of the batch means nothing, and a row minds its own business."""
+
+from __future__ import annotations
+
+import torch
+
+from loss_conformance.cases.transform import group_size, other_content, select_rows
+from loss_conformance.checks.registry import Severity, check
+from loss_conformance.report.numbers import number
+from loss_conformance.tolerance import gradient_tolerance
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["batch_permutation", "row_independence"]
+
+
+@check(
+    group="symmetry",
+    statement="Permuting the rows (pairs) of the batch leaves L unchanged and permutes its gradient.",
+    over=("typical", "full", "square", "absent_rows"),
+    why="A loss that knows the order of the batch mixes samples, usually along a wrong axis.",
+    cause="broadcasting [B] against [B, S] along the wrong axis (silent when B = S), or flattening that mixes rows.",
+    fix="Write the axis: weights[:, None] for rows, and sum over dim=1 before the mean over rows.",
+    seen_in="qubvel-org/segmentation_models.pytorch@a542c55",
+)
+def batch_permutation(trial: Trial) -> None:
+    base = trial.finite_base
+    case = trial.case
+    size = group_size(case)
+    groups = torch.arange(len(case.rows)).reshape(-1, size)
+    if len(groups) < 2 or not any(slot.row_axis is not None for slot in case.slots()):
+        raise NotExercised("a single row has only one order")
+    order = torch.roll(groups, 1, 0).flatten()
+    got = trial.evaluate(select_rows(case, order))
+    change = f"rows in the order {order.tolist()}"
+    trial.require_value(got, base, change)
+    moved = {
+        slot.key: base.gradients[slot.key].index_select(slot.row_axis, order)
+        for slot in case.slots()
+        if slot.key in base.gradients and slot.row_axis is not None
+    }
+    trial.require_gradients(got.gradients, moved, change)
+
+
+@check(
+    group="symmetry",
+    statement="The gradient of one row does not change with the content of another.",
+    over=("typical", "full"),
+    severity=Severity.ADVICE,
+    why="A term that looks at other rows changes with the microbatch it lands in.",
+    cause="statistics over the batch (a mean, a maximum, a standard deviation, a sort) inside the loss.",
+    fix="Compute such statistics before the loss, over the whole batch, or declare Contract(coupled=True).",
+    seen_in="huggingface/trl@35702ce37",
+    applies=lambda trial: (
+        f"coupled = True ({trial.facts.origin['coupled']})" if trial.facts.contract.coupled else None
+    ),
+)
+def row_independence(trial: Trial) -> None:
+    base = trial.finite_base
+    size = group_size(trial.case)
+    if len(trial.case.rows) < 2 * size or any(slot.role == "pairs" for slot in trial.case.slots()):
+        raise NotExercised("there is no second row to change")
+    for slot in trial.case.slots():
+        if slot.key not in base.gradients or slot.row_axis != 0:
+            continue
+        tensor = trial.case.tensor(slot).clone()
+        tensor[-size:] = other_content(slot, tensor[-size:])
+        got = trial.evaluate(trial.case.with_tensors({slot.key: tensor}))
+        kept, before = got.gradients[slot.key][:-size], base.gradients[slot.key][:-size]
+        tolerance = gradient_tolerance(base.gradients[slot.key], trial.case, trial.bench.eps)
+        worst = (kept - before).abs().amax()
+        if not bool(worst <= tolerance.bound):
+            raise Broken(
+                f"the gradient of the other rows moves by {number(worst)}",
+                "no change",
+                changed=f"{slot.key} in the last row" + (" pair" if size == 2 else ""),
+                tolerance=tolerance,
+                declare="Contract(coupled=True)",
+            )

@@ -1,0 +1,240 @@
+"""The engine: runs laws over cases, shrinks what fails, and returns verdicts. It knows nothing of pytest."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import hypothesis
+import torch
+
+from loss_conformance.bench import Bench
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.describe import describe_case
+from loss_conformance.cases.plan import ORDINARY, Plan
+from loss_conformance.cases.pool import draw_pool, smallest_plan
+from loss_conformance.checks.registry import Check, Severity, every_check
+from loss_conformance.evaluation import LossRaised, Malformed
+from loss_conformance.guard import ForeignExit, TimeLimit, contained, out_of_memory
+from loss_conformance.profile import profile_named
+from loss_conformance.subject.protocol import CannotFeed
+from loss_conformance.subject.subject import Subject
+from loss_conformance.subject.user_frames import user_traceback
+from loss_conformance.trial import Broken, NotExercised, Trial
+from loss_conformance.verdict import Failure, Report, Status, Verdict
+from loss_reference.names import nearest_name
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Every check about one loss.
+
+    Args:
+        subject: the loss.
+        profile: ``"quick"``, ``"standard"`` or ``"thorough"``.
+        seed: the seed cases are drawn from; the same seed gives the same verdicts.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        baseline: another subject to compare with, or ``None`` for the one the contract names.
+        example: a factory of one (batch, model_outputs) of the user's own.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        profile: str = "standard",
+        seed: int = 0,
+        device: str = "auto",
+        baseline: Subject | None = None,
+        example: Callable[[], Any] | None = None,
+    ) -> None:
+        self.subject = subject
+        self.profile = profile_named(profile)
+        self.seed = seed
+        self.device = device
+        self.baseline = baseline
+        self.example = example
+        self._verdicts: dict[str, Verdict] = {}
+
+    def checks(self) -> list[Check]:
+        """Return every check of the profile in running order. Does not touch the loss."""
+        return [check for check in every_check() if check.cost.value in self.profile.costs]
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The loss on its bench; finding its inputs runs it for the first time.
+
+        Raises:
+            CannotFeed: the loss accepts no inputs we know of, hangs, exits, or runs out of memory on the first call.
+        """
+        try:
+            with contained(self.profile.seconds):
+                bench = Bench(self.subject, self.seed)
+                bench.ordinary_plans = [plan for situation in ORDINARY for plan in self.pool[situation]]
+                bench.options(device=self.device, baseline=self.baseline, profile=self.profile)
+                _ = bench.facts, bench.schemas
+        except TimeLimit as limit:
+            raise CannotFeed(f"its first call gave {limit}") from None
+        except ForeignExit as request:
+            raise CannotFeed(f"on its first call {request}") from None
+        except MemoryError:
+            raise CannotFeed("its first call ran out of memory") from None
+        return bench
+
+    @cached_property
+    def pool(self) -> dict[str, list[Plan]]:
+        """The plans of this run by situation."""
+        return draw_pool(self.profile.cases, self.seed)
+
+    def run(self, name: str) -> Verdict:
+        """Return the verdict of one check, running its prerequisites first; each check runs once.
+
+        Raises:
+            CannotFeed: see ``bench``.
+            ValueError: no such check.
+        """
+        if name not in self._verdicts:
+            known = {check.name: check for check in every_check()}
+            if name not in known:
+                raise ValueError(f"no check is named {name!r}{nearest_name(name, known)}")
+            started = time.perf_counter()
+            verdict = self._answer(known[name])
+            self._verdicts[name] = verdict.with_seconds(time.perf_counter() - started)
+        return self._verdicts[name]
+
+    def report(self) -> Report:
+        """Run every check of the profile and return all verdicts."""
+        verdicts = tuple(self.run(check.name) for check in self.checks())
+        return Report(self.subject.target, verdicts, self.facts(), self.warnings(), self.seed)
+
+    def facts(self) -> tuple[str, ...]:
+        """Return one line per settled contract fact, with its origin."""
+        return self.bench.facts.lines()
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a reader of a green run must know."""
+        return tuple(self.bench.observations)
+
+    def header(self) -> tuple[str, ...]:
+        """Return what ran on what: loss, protocol, versions, profile, seed."""
+        loss = self.subject.loss
+        kind = getattr(loss, "__qualname__", type(loss).__qualname__)
+        return (
+            f"{self.subject.target}: {kind}, called through the {self.subject.protocol.name}",
+            f"profile {self.profile.name}, seed {self.seed}, torch {torch.__version__}, "
+            f"hypothesis {hypothesis.__version__}, Python {platform.python_version()}",
+        )
+
+    def _answer(self, check: Check) -> Verdict:
+        for required in check.requires:
+            earlier = self.run(required)
+            if earlier.status in (Status.FAILED, Status.BLOCKED):
+                return Verdict(check.name, check.group, Status.BLOCKED, reason=f"blocked by {required}")
+        bench = self.bench
+        exempt = bench.facts.contract.exempt
+        unknown = [n for n in exempt if n not in {c.name for c in every_check()}]
+        if unknown and check.name == "scalar_output":
+            hint = nearest_name(unknown[0], [c.name for c in every_check()])
+            failure = Failure("Contract.exempt names checks that exist.", got=f"exempt[{unknown[0]!r}]{hint}")
+            return Verdict(check.name, check.group, Status.FAILED, failure=failure)
+        verdict = self._try_cases(check)
+        return _as_exempted(verdict, exempt[check.name]) if check.name in exempt else verdict
+
+    def _try_cases(self, check: Check) -> Verdict:
+        tried, reasons = 0, []
+        route = 0
+        for situation in check.over:
+            for plan in self.pool[situation]:
+                route += 1
+                outcome = self._once(check, plan, route % len(self.bench.schemas))
+                if isinstance(outcome, str):
+                    reasons.append(outcome)
+                    continue
+                tried += 1
+                if outcome is not None:
+                    return self._failed(check, plan, route % len(self.bench.schemas), outcome, tried)
+        if not tried:
+            return Verdict(check.name, check.group, Status.NOT_APPLICABLE, reason=reasons[0] if reasons else "no case")
+        return Verdict(check.name, check.group, Status.PASSED, cases=tried)
+
+    def _once(self, check: Check, plan: Plan, route: int) -> Broken | str | None:
+        """Return why the law does not apply, how it is broken, or ``None`` when it holds."""
+        try:
+            with contained(self.profile.seconds):
+                trial = Trial(self.bench, self.bench.case(plan, route))
+                inapplicable = check.applies(trial)
+                if inapplicable is not None:
+                    return inapplicable
+                check.law(trial)
+        except NotExercised as reason:
+            return str(reason)
+        except Broken as broken:
+            return broken
+        except Exception as error:
+            return _broken_by(error)
+        except TimeLimit as limit:
+            return Broken(str(limit), "an answer", cause="an endless loop, a lock, or work that grows with the values")
+        return None
+
+    def _failed(self, check: Check, plan: Plan, route: int, broken: Broken, tried: int) -> Verdict:
+        def still_fails(candidate: Plan) -> bool:
+            outcome = self._once(check, candidate, route)
+            return isinstance(outcome, Broken) and outcome.guessed == broken.guessed
+
+        steps = 0
+        if "no answer within" not in str(broken.got):
+            smallest, steps = smallest_plan(plan, still_fails, self.seed)
+            again = self._once(check, smallest, route)
+            if isinstance(again, Broken):
+                plan, broken = smallest, again
+        case = self.bench.case(plan, route)
+        failure = Failure(
+            law=check.statement,
+            case=describe_case(case, self.seed, steps),
+            changed=broken.changed,
+            got=broken.got,
+            wanted=broken.wanted,
+            tolerance=broken.tolerance,
+            cause=broken.cause or check.cause,
+            traceback=broken.traceback,
+            declare=broken.declare,
+            seed=self.seed,
+        )
+        advice = check.severity is Severity.ADVICE or broken.guessed
+        status = Status.ADVICE if advice else Status.FAILED
+        return Verdict(check.name, check.group, status, failure=failure, cases=tried)
+
+
+def _broken_by(error: Exception) -> Broken:
+    if isinstance(error, LossRaised):
+        if out_of_memory(error.error):
+            return Broken("it ran out of memory", "a loss of a few numbers", cause="memory that grows with the values")
+        return Broken(f"{error.where} raised {error}", "a loss", traceback=error.traceback)
+    if isinstance(error, Malformed):
+        return Broken(error.returned, error.wanted)
+    if isinstance(error, ForeignExit):
+        return Broken(str(error), "an exception, or a loss")
+    if out_of_memory(error):
+        return Broken("it ran out of memory", "a loss of a few numbers")
+    return Broken(f"{type(error).__name__}: {error}", "a loss", traceback=user_traceback(error))
+
+
+def _as_exempted(verdict: Verdict, reason: str) -> Verdict:
+    from dataclasses import replace
+
+    if verdict.status in (Status.FAILED, Status.ADVICE):
+        return replace(verdict, status=Status.EXPECTED_FAILURE, reason=reason)
+    if verdict.status is Status.PASSED:
+        failure = Failure(
+            law="An exempted law must really fail; this one holds.",
+            got=f"exempt[{verdict.check!r}]: {reason!r}",
+            wanted="the law broken; remove the exemption",
+        )
+        return replace(verdict, status=Status.FAILED, failure=failure, reason="exempt, but the law holds")
+    return verdict
+
+

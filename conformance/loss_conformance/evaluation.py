@@ -1,0 +1,158 @@
+"""One forward and backward of a loss on one case."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from loss_conformance.cases.case import Case
+from loss_conformance.subject.protocol import CallingProtocol
+from loss_conformance.subject.result import result_of
+from loss_conformance.subject.user_frames import user_traceback
+
+__all__ = ["Evaluation", "LossRaised", "Malformed", "Stopwatch", "evaluate", "parameters_of"]
+
+
+class LossRaised(Exception):
+    """The loss, or its backward, raised on a legal input."""
+
+    def __init__(self, error: Exception, where: str = "forward") -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.error = error
+        self.where = where
+        self.traceback = user_traceback(error)
+
+
+class Malformed(Exception):
+    """The loss returned something that is not a loss."""
+
+    def __init__(self, returned: str, wanted: str = "a 0-dim floating-point tensor attached to the graph") -> None:
+        super().__init__(returned)
+        self.returned, self.wanted = returned, wanted
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent inside the loss itself, forward and backward, and how often it was called."""
+
+    inside: float = 0.0
+    calls: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one forward and backward gave.
+
+    Attributes:
+        value: the loss, a detached 0-dim tensor.
+        gradients: by ``Slot.key``, for every input that was asked to receive gradient; zeros where none arrived.
+        parameters: gradients of the loss's own parameters by name.
+        unused: inputs that are not part of the graph at all.
+        attached: whether the value depends on any trainable input through the graph.
+        metrics: what else the loss returned.
+        terms: number of entries of the returned tensor, 1 for a scalar.
+    """
+
+    value: Tensor
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    unused: frozenset[str] = frozenset()
+    attached: bool = True
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float64
+
+
+NEVER_DIFFERENTIATED: Final = ("mask", "count", "lengths", "pairs", "labels", "token_ids")
+
+
+def parameters_of(loss: Any) -> dict[str, nn.Parameter]:
+    """Return the loss's own trainable parameters by name."""
+    if not isinstance(loss, nn.Module):
+        return {}
+    return {name: parameter for name, parameter in loss.named_parameters() if parameter.requires_grad}
+
+
+def evaluate(
+    protocol: CallingProtocol,
+    loss: Any,
+    case: Case,
+    *,
+    terms: bool = False,
+    constants_too: bool = False,
+    only: frozenset[str] | None = None,
+    upstream: float = 1.0,
+    stopwatch: Stopwatch | None = None,
+) -> Evaluation:
+    """Call ``loss`` on ``case`` and differentiate what it returns.
+
+    Args:
+        terms: the contract says that the loss returns one value per term; their sum is the value.
+        constants_too: give ``requires_grad`` to constant inputs as well.
+        only: keys of the trainable inputs that get ``requires_grad``; ``None`` means all.
+        upstream: the gradient that arrives from above.
+
+    Raises:
+        LossRaised: the loss or its backward raised.
+        Malformed: it returned something that is no loss.
+    """
+    leaves: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
+    for slot in case.slots():
+        tensor = case.tensor(slot).clone()
+        wanted = slot.trainable and (only is None or slot.key in only)
+        constant = constants_too and not slot.trainable and slot.role not in NEVER_DIFFERENTIATED
+        if tensor.is_floating_point() and (wanted or constant):
+            leaves[slot.key] = tensor.requires_grad_()
+        tensors[slot.key] = tensor
+    parameters = parameters_of(loss)
+    started = time.perf_counter()
+    try:
+        returned = protocol.call(loss, case.with_tensors(tensors))
+    except Exception as error:
+        raise LossRaised(error) from error
+    value, metrics = result_of(returned)
+    value = scalar(value, terms)
+    grads = _differentiate(value, [*leaves.values(), *parameters.values()], upstream)
+    if stopwatch is not None:
+        stopwatch.inside += time.perf_counter() - started
+        stopwatch.calls += 1
+    named = dict(zip([*leaves, *parameters], grads, strict=True))
+    zeros = {**leaves, **parameters}
+    filled = {name: torch.zeros_like(zeros[name]) if g is None else g.detach() for name, g in named.items()}
+    return Evaluation(
+        value=value.detach(),
+        gradients={name: filled[name] for name in leaves},
+        parameters={name: filled[name] for name in parameters},
+        unused=frozenset(name for name, g in named.items() if g is None),
+        attached=value.requires_grad,
+        metrics=metrics,
+        dtype=value.dtype,
+    )
+
+
+def scalar(value: Any, terms: bool) -> Tensor:
+    """Return ``value`` as the 0-dim tensor it must be, or the sum of its terms; raise ``Malformed`` otherwise."""
+    if not isinstance(value, Tensor):
+        shown = repr(value)
+        raise Malformed(f"{type(value).__name__} {shown if len(shown) < 60 else shown[:57] + '...'}")
+    if not value.is_floating_point():
+        raise Malformed(f"a tensor of {value.dtype}")
+    if terms:
+        return value.sum()
+    if value.dim() != 0:
+        raise Malformed(f"a tensor of shape {tuple(value.shape)}")
+    return value
+
+
+def _differentiate(value: Tensor, inputs: list[Tensor], upstream: float) -> list[Tensor | None]:
+    if not value.requires_grad or not inputs:
+        return [None] * len(inputs)
+    try:
+        return list(torch.autograd.grad(value, inputs, torch.full_like(value, upstream), allow_unused=True))
+    except RuntimeError as error:
+        raise LossRaised(error, "backward") from error

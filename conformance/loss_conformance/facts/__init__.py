@@ -1,0 +1,1 @@
+"""What a loss promises: declared, inherited, or inferred by watching it."""

@@ -1,0 +1,108 @@
+"""Running someone else's code within bounds: time, memory, exits, output and global state."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+from typing import Final
+
+from loss_conformance.global_state import restored_global_state
+
+__all__ = ["MEMORY_BUDGET", "ForeignExit", "TimeLimit", "contained", "out_of_memory"]
+
+MEMORY_BUDGET: Final = 4 * 1024**3
+"""Bytes of address space a check may add to what the process holds already."""
+
+
+class TimeLimit(BaseException):
+    """The time limit of a check ran out. Not an ``Exception``, so that a loss's own ``except`` cannot swallow it."""
+
+
+class ForeignExit(Exception):
+    """The loss tried to end the process."""
+
+
+@contextlib.contextmanager
+def contained(seconds: float) -> Iterator[None]:
+    """Run the body within ``seconds`` and ``MEMORY_BUDGET``, its output and warnings kept away from the user's terminal.
+
+    Global state (random generators, default dtype, grad mode, thread count, working directory, ...) is put back.
+
+    Raises:
+        TimeLimit: it took longer.
+        ForeignExit: it called ``sys.exit``.
+    """
+    silent = io.StringIO()
+    with (
+        restored_global_state(),
+        contextlib.redirect_stdout(silent),
+        contextlib.redirect_stderr(silent),
+        warnings.catch_warnings(),
+        _bounded_memory(),
+        _bounded_time(seconds),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except SystemExit as exit_request:
+            raise ForeignExit(f"it called sys.exit({exit_request.code!r})") from exit_request
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether ``error`` says that memory ran out."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+@contextlib.contextmanager
+def _bounded_time(seconds: float) -> Iterator[None]:
+    # A signal interrupts Python code that hangs; it needs the main thread and a platform that has it.
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(signum: int, frame: FrameType | None) -> None:
+        raise TimeLimit(f"no answer within {seconds:g} s")
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        if remaining:
+            signal.setitimer(signal.ITIMER_REAL, remaining, interval)
+
+
+@contextlib.contextmanager
+def _bounded_memory() -> Iterator[None]:
+    try:
+        import resource
+
+        with open("/proc/self/statm") as statm:
+            held = int(statm.read().split()[0]) * resource.getpagesize()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, OSError):
+        yield
+        return
+    limit = held + MEMORY_BUDGET
+    if (soft != resource.RLIM_INFINITY and soft <= limit) or _accelerator_in_use():
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _accelerator_in_use() -> bool:
+    # A driver reserves terabytes of address space, which a limit on it would forbid.
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_initialized()

@@ -1,0 +1,54 @@
+"""From a target as it was typed to the engine that checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from loss_conformance.engine import Engine
+from loss_conformance.subject.load import load_subject
+from loss_conformance.subject.locate import locate
+from loss_conformance.subject.subject import Subject, TargetError
+
+if TYPE_CHECKING:
+    from loss_conformance.run_options import RunOptions
+
+__all__ = ["open_engine"]
+
+
+def open_engine(target: str, options: RunOptions) -> Engine:
+    """Load ``target`` and everything the options name beside it.
+
+    Raises:
+        TargetError: one of them cannot be loaded.
+        CannotFeed: no inputs were found that the loss accepts.
+    """
+    subject = load_subject(target, config=options.config, contract=options.contract, root=Path(options.root))
+    return Engine(
+        subject,
+        profile=options.profile,
+        seed=options.seed,
+        device=options.device,
+        baseline=_baseline(options),
+        example=_example(options),
+    )
+
+
+def _baseline(options: RunOptions) -> Subject | None:
+    from loss_reference import registry
+
+    if options.baseline is None:
+        return None
+    if options.baseline in registry.names():
+        return load_subject(registry.get(options.baseline))
+    return load_subject(options.baseline, root=Path(options.root))
+
+
+def _example(options: RunOptions) -> Callable[[], Any] | None:
+    if options.example is None:
+        return None
+    found = locate(options.example, Path(options.root).resolve())
+    if not callable(found):
+        raise TargetError(f"--loss-example {options.example}: expected a function that returns (batch, model_outputs)")
+    return cast("Callable[[], Any]", found)

@@ -1,0 +1,54 @@
+"""The precision a loss really computes in, whatever it is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.case import Case
+from loss_conformance.evaluation import NEVER_DIFFERENTIATED, Evaluation
+
+__all__ = ["computes_in_float64"]
+
+NUDGE: Final = 2.0**-34
+"""Relative change of an input: far above float64 rounding, far below float32 rounding."""
+
+
+def computes_in_float64(case: Case, evaluate: Callable[[Case], Evaluation]) -> bool:
+    """Return whether every input reaches the loss without a detour through float32.
+
+    Two signs of such a detour: the value moves otherwise than the gradient says when all trainable inputs are nudged,
+    or it ignores a nudge of a constant although it does react to a larger change of it.
+    """
+    base = evaluate(case)
+    if base.dtype is not torch.float64:
+        return False
+    nudged = {key: case.tensors[key] * (1 + NUDGE) for key in base.gradients}
+    moved = float(evaluate(case.with_tensors(nudged)).value - base.value)
+    predicted = sum(_inner(case.tensors[key], g) for key, g in base.gradients.items()) * NUDGE
+    if abs(moved - predicted) > 0.02 * abs(predicted) + 1e-14 * (1 + abs(float(base.value))):
+        return False
+    return all(_reacts(case, key, base, evaluate) for key in _constants(case))
+
+
+def _reacts(case: Case, key: str, base: Evaluation, evaluate: Callable[[Case], Evaluation]) -> bool:
+    def differs(factor: float) -> bool:
+        return bool(evaluate(case.with_tensors({key: case.tensors[key] * factor})).value != base.value)
+
+    return differs(1 + NUDGE) or not differs(1 + 2.0**-7)
+
+
+def _constants(case: Case) -> list[str]:
+    return [
+        slot.key
+        for slot in case.slots()
+        if not slot.trainable and slot.role not in NEVER_DIFFERENTIATED and case.tensor(slot).is_floating_point()
+    ]
+
+
+def _inner(x: Tensor, gradient: Tensor) -> float:
+    product = x * gradient
+    return float(product[torch.isfinite(product)].sum())

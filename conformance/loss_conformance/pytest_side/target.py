@@ -1,0 +1,94 @@
+"""The collector of one loss: its node id is the target as it was typed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from loss_conformance.pytest_side.items import LossCheck, LossItem, UnfeedableLoss
+from loss_conformance.report.failing import Showing
+from loss_conformance.report.record import Notes
+from loss_conformance.run_options import RunOptions
+
+if TYPE_CHECKING:
+    from loss_conformance.checks.registry import Check
+    from loss_conformance.engine import Engine
+
+__all__ = ["LossTarget"]
+
+
+class LossTarget(pytest.Collector):
+    """The checks of one loss.
+
+    Attributes:
+        engine: what answers; set by ``load``.
+        checks: every check of the profile, in running order.
+        unfeedable: why the loss cannot be fed, if it cannot.
+    """
+
+    engine: Engine
+    checks: list[Check]
+
+    def __init__(self, *, target: str, options: RunOptions, alone: bool, **node: Any) -> None:
+        super().__init__(name=target, nodeid=target, **node)
+        self.target = target
+        self.options = options
+        self.showing = Showing(target, options, alone)
+        self.unfeedable: Exception | None = None
+        self._claimed: set[str] = set()
+        self.add_marker("loss_conformance")
+
+    def load(self) -> None:
+        """Load the loss; comes before ``collect``.
+
+        Raises:
+            TargetError: it cannot be loaded.
+        """
+        from loss_conformance.subject.protocol import CannotFeed
+
+        try:
+            self.engine = self.options.engine(self.target)
+        except CannotFeed as error:
+            self.unfeedable = error
+
+    def collect(self) -> Iterable[LossItem]:
+        """Return one item for each check of the profile."""
+        if self.unfeedable is not None:
+            return [UnfeedableLoss.from_parent(self, name="inputs", error=self.unfeedable)]
+        self.checks = self.engine.checks()
+        return [
+            LossCheck.from_parent(self, name=check.name, check=check, showing=self.showing) for check in self.checks
+        ]
+
+    def claim(self, cause: str) -> bool:
+        """Return whether the failure of ``cause`` has still to be shown: its own item does not run, and nobody claimed it."""
+        if any(item.nodeid == f"{self.nodeid}::{cause}" for item in self.session.items) or cause in self._claimed:
+            return False
+        self._claimed.add(cause)
+        return True
+
+    def give_up(self, error: Exception) -> None:
+        """Ask the engine nothing more when the loss turned out to be unfeedable; each answer would be the same."""
+        from loss_conformance.subject.protocol import CannotFeed
+
+        if isinstance(error, CannotFeed):
+            self.unfeedable = error
+
+    def header(self) -> tuple[str, ...]:
+        """Return what was loaded; nothing when it cannot be fed."""
+        return self._learnt("header")
+
+    def notes(self) -> Notes:
+        """Return what the engine learnt about the loss; nothing when it cannot be fed."""
+        return Notes(self._learnt("header"), self._learnt("facts"), self._learnt("warnings"))
+
+    def _learnt(self, what: str) -> tuple[str, ...]:
+        from loss_conformance.subject.protocol import CannotFeed
+
+        with contextlib.suppress(CannotFeed):
+            if self.unfeedable is None:
+                return tuple(getattr(self.engine, what)())
+        return ()

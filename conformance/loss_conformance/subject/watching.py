@@ -1,0 +1,58 @@
+"""A mapping that remembers which of its fields were read, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from loss_reference.interface import ModelOutputs
+
+__all__ = ["UnknownFieldRead", "WatchedMapping"]
+
+
+class UnknownFieldRead(KeyError):
+    """The loss asked for a field that is neither in the vocabulary nor declared."""
+
+    def __init__(self, place: str, field: str) -> None:
+        super().__init__(f"{place} has no {field!r}")
+        self.place, self.field = place, field
+
+
+class WatchedMapping(ModelOutputs):
+    """A dict that records reads: ``required`` through ``[...]``, ``optional`` through ``get`` and ``in``."""
+
+    def __init__(self, place: str, tensors: dict[str, Tensor]) -> None:
+        super().__init__(tensors)
+        # Not attributes of the mapping as a loss sees it: attribute reads are field reads.
+        object.__setattr__(self, "_place", place)
+        object.__setattr__(self, "_required", {})
+        object.__setattr__(self, "_optional", {})
+
+    def __getitem__(self, field: str) -> Tensor:
+        if field not in self.keys():
+            raise UnknownFieldRead(self._place, field)
+        self._required[field] = True
+        return super().__getitem__(field)
+
+    def __getattr__(self, field: str) -> Tensor:
+        if field.startswith("__") or field not in self.keys():
+            raise AttributeError(f"{self._place} has no {field!r}")
+        return self[field]
+
+    def get(self, field: str, default: Any = None) -> Any:
+        self._optional[field] = True
+        return super().__getitem__(field) if field in self.keys() else default
+
+    def __contains__(self, field: object) -> bool:
+        self._optional[field] = True
+        return field in self.keys()
+
+    @property
+    def reads(self) -> dict[str, bool]:
+        """Fields read, in the order of their first read, each with whether the loss can do without it.
+
+        A field that is tested for first and then taken with ``[...]`` is optional.
+        """
+        order = {**self._required, **self._optional}
+        return {field: field in self._optional for field in order if field in self.keys()}

@@ -1,0 +1,79 @@
+"""How far apart two results of the same formula may be: from precision, number of terms and magnitude."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.case import Case
+from loss_conformance.evaluation import Evaluation
+
+__all__ = ["LARGEST_RELATIVE", "Tolerance", "gradient_tolerance", "value_tolerance"]
+
+OPERATIONS_PER_TERM: Final = 32
+"""Rounded operations behind one term of a loss: a softmax, an exponential and a dozen products."""
+
+LARGEST_RELATIVE: Final = 0.05
+"""No derivation may allow more than this share of the magnitude; a law that needs more says nothing."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A bound on |got - wanted| and where it comes from."""
+
+    bound: float
+    ulps: float
+    precision: str
+    terms: int
+    magnitude: float
+
+    def __str__(self) -> str:
+        return f"{self.bound:.1e} ({self.ulps:.0f} ulp {self.precision} of {self.magnitude:.3g}, {self.terms} terms)"
+
+
+def value_tolerance(evaluation: Evaluation, case: Case, eps: float) -> Tolerance:
+    """Bound the rounding of a value: (n + c) eps (1 + |L| + sum |x dL/dx|).
+
+    n is the number of terms summed, c the operations behind one of them. The last sum is how far relative rounding of
+    the inputs moves the value; the 1 stands for intermediates of unit size (probabilities, ratios) that may cancel.
+    """
+    sensitivity = sum(_sensitivity(case.tensors[key], g) for key, g in evaluation.gradients.items() if key in case.tensors)
+    return _tolerance(1.0 + _finite(evaluation.value.abs()) + sensitivity, case, eps)
+
+
+def gradient_tolerance(gradients: Tensor, case: Case, eps: float) -> Tolerance:
+    """Bound the rounding of one entry of a gradient: (n + c) eps max|g| (1 + max|x|).
+
+    A gradient of a smooth loss moves, relatively, by at most the absolute rounding of the exponents it is made of.
+    """
+    largest = _finite(gradients.abs().amax()) if gradients.numel() else 0.0
+    inputs = [t for t in case.tensors.values() if t.is_floating_point() and t.numel()]
+    reach = max((_finite(t[torch.isfinite(t)].abs().amax()) for t in inputs if bool(torch.isfinite(t).any())), default=0.0)
+    return _tolerance(largest * (1.0 + reach) + 1e-3 * largest, case, eps)
+
+
+def _tolerance(magnitude: float, case: Case, eps: float) -> Tolerance:
+    terms = int(case.trained.sum()) + int(case.rows.numel())
+    ulps = float(terms + OPERATIONS_PER_TERM)
+    bound = min(ulps * eps, LARGEST_RELATIVE) * magnitude
+    return Tolerance(bound, ulps, _name(eps), terms, magnitude)
+
+
+def _sensitivity(x: Tensor, gradient: Tensor) -> float:
+    product = (x.to(torch.float64) * gradient.to(torch.float64)).abs()
+    return float(product[torch.isfinite(product)].sum())
+
+
+def _finite(x: Tensor) -> float:
+    number = float(x)
+    return number if abs(number) < float("inf") else 0.0
+
+
+def _name(eps: float) -> str:
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        if eps == torch.finfo(dtype).eps:
+            return str(dtype).removeprefix("torch.")
+    return f"eps {eps:.1e}"

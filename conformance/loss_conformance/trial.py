@@ -1,0 +1,154 @@
+"""One law on one case: what a check may ask, and how it says that the law is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.case import Case
+from loss_conformance.evaluation import Evaluation
+from loss_conformance.report.numbers import number
+from loss_conformance.tolerance import Tolerance, gradient_tolerance, value_tolerance
+
+if TYPE_CHECKING:
+    from loss_conformance.bench import Bench
+    from loss_conformance.facts.facts import Facts
+
+__all__ = ["Broken", "NotExercised", "Trial"]
+
+
+class Broken(Exception):
+    """The law does not hold on this case.
+
+    Args:
+        got, wanted: what the loss gave and what the law demands.
+        changed: what was changed between the two evaluations.
+        tolerance: the bound that was exceeded.
+        cause: the likeliest cause, when the check knows more than its general text.
+        declare: what to add to the contract if the behaviour is meant.
+        guessed: the contract fact the law rests on was guessed, and the evidence is not decisive: report as advice.
+    """
+
+    def __init__(
+        self,
+        got: object,
+        wanted: object,
+        *,
+        changed: str = "",
+        tolerance: object = "",
+        cause: str = "",
+        declare: str = "",
+        guessed: bool = False,
+        traceback: str = "",
+    ) -> None:
+        super().__init__(f"got {got}, wanted {wanted}")
+        self.got, self.wanted = _shown(got), _shown(wanted)
+        self.changed, self.tolerance, self.cause = changed, str(tolerance), cause
+        self.declare, self.guessed, self.traceback = declare, guessed, traceback
+
+
+class NotExercised(Exception):
+    """This case cannot show the law, for the reason given; another one may."""
+
+
+class Trial:
+    """One law on one case of one loss.
+
+    Attributes:
+        bench: the loss on its test bench.
+        case: the case; its numbers are float32 values in the working precision.
+    """
+
+    def __init__(self, bench: Bench, case: Case) -> None:
+        self.bench = bench
+        self.case = case
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the loss."""
+        return self.bench.facts
+
+    @property
+    def loss(self) -> Any:
+        """The loss object under test."""
+        return self.bench.subject.loss
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the loss never promised this project's conventions."""
+        return self.bench.subject.protocol.foreign
+
+    @property
+    def base(self) -> Evaluation:
+        """The loss on the untouched case, evaluated once and shared by all laws."""
+        return self.bench.base(self.case)
+
+    @property
+    def finite_base(self) -> Evaluation:
+        """The same, for laws that say nothing about a loss that is not finite there."""
+        base = self.base
+        if not bool(torch.isfinite(base.value)):
+            raise NotExercised("the loss is not finite on this case, which is the finite checks' to say")
+        return base
+
+    def evaluate(self, case: Case, **how: Any) -> Evaluation:
+        """Evaluate the loss on another case."""
+        return self.bench.evaluate(case, **how)
+
+    def value_tolerance(self, evaluation: Evaluation) -> Tolerance:
+        """Return the bound on the rounding of a value in the precision the loss works in."""
+        return value_tolerance(evaluation, self.case, self.bench.eps)
+
+    def require_value(self, got: Evaluation, wanted: Tensor | Evaluation, changed: str = "", **how: Any) -> None:
+        """Demand equal values, up to rounding; raise ``Broken`` otherwise."""
+        target = wanted.value if isinstance(wanted, Evaluation) else wanted
+        tolerance = self.value_tolerance(got if not isinstance(wanted, Evaluation) else wanted)
+        difference = (got.value.to(torch.float64) - target.to(torch.float64)).abs()
+        if not bool(difference <= tolerance.bound):
+            raise Broken(got.value, target, changed=changed, tolerance=tolerance, **how)
+
+    def require_gradients(
+        self, got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], changed: str = "", **how: Any
+    ) -> None:
+        """Demand equal gradients of every input both name, entry by entry, up to rounding."""
+        for key, target in wanted.items():
+            if key not in got:
+                continue
+            tolerance = gradient_tolerance(target, self.case, self.bench.eps)
+            # Both sides shifted by rounding: where every entry is 0, a law must still see one that is not.
+            bound = max(tolerance.bound, gradient_tolerance(got[key], self.case, self.bench.eps).bound)
+            difference = (got[key].to(torch.float64) - target.to(torch.float64)).abs()
+            if bool((difference <= bound).all()):
+                continue
+            worst = int(torch.where(torch.isnan(difference), torch.inf, difference).argmax())
+            where = "".join(f"{i}," for i in _position(worst, difference.shape)).rstrip(",")
+            name = f"gradient of {key}[{where}]"
+            raise Broken(
+                f"{name} = {number(got[key].flatten()[worst])}",
+                number(target.flatten()[worst]),
+                changed=changed,
+                tolerance=replace(tolerance, bound=bound),
+                **how,
+            )
+
+    def require_same(self, got: Evaluation, wanted: Evaluation, changed: str = "", **how: Any) -> None:
+        """Demand equal values and equal gradients."""
+        self.require_value(got, wanted, changed, **how)
+        self.require_gradients(got.gradients, wanted.gradients, changed, **how)
+        self.require_gradients(got.parameters, wanted.parameters, changed, **how)
+
+
+def _position(flat: int, shape: torch.Size) -> list[int]:
+    position = []
+    for size in reversed(shape):
+        position.append(flat % size)
+        flat //= size
+    return position[::-1]
+
+
+def _shown(value: object) -> str:
+    return number(value) if isinstance(value, Tensor | float) else str(value)

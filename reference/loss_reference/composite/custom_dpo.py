@@ -1,0 +1,66 @@
+"""DPO plus a component of your own."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from loss_reference.composite.combine import split_result
+from loss_reference.composite.promises import refined
+from loss_reference.contract import Option
+from loss_reference.interface import Batch, Outputs
+from loss_reference.preference.dpo import DPOLoss
+from loss_reference.registry import register
+from loss_reference.settings import Setting
+
+__all__ = ["CustomDPOLoss"]
+
+
+@register("custom", "dpo_plus_component")
+class CustomDPOLoss(DPOLoss):
+    """DPO plus a component: L = L_dpo + w C, where a subclass defines C in ``compute_custom_component``.
+
+    Reads what ``DPOLoss`` reads, and what C reads. C is a 0-dim tensor with its own normaliser; the sum of microbatches
+    is the whole only if C is divided by ``global_valid_*`` too. Range: that of L_dpo (at least 0) plus that of w C.
+    The gradient is grad L_dpo + w grad C; affine in w. With w = 0 the component is not evaluated and the result is
+    ``DPOLoss`` bit for bit, even where C is NaN.
+
+    Config: ``custom_weight`` w (1.0, any finite number), and the settings of ``DPOLoss``.
+
+    Raises:
+        NotImplementedError: w is not 0 and the class defines no component.
+        ValueError: C is not a 0-dim tensor, and whatever ``DPOLoss`` raises.
+        ConfigError: a setting out of range or unknown.
+
+    Source: the guide's CustomDPOLoss; RPO (arXiv 2404.19733) and MPO (2411.10442) are of this form.
+    """
+
+    contract = refined(
+        DPOLoss.contract,
+        lower_bound=float("-inf"),
+        direction={},
+        options={**DPOLoss.contract.options, "custom_weight": Option(values=(0.0, 1.0), reduces_to={0.0: "dpo"})},
+    )
+    custom_weight = Setting(1.0)
+
+    def compute_custom_component(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        """Return the component C, a 0-dim tensor attached to the graph. Define it in a subclass."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define compute_custom_component(self, batch, model_outputs), "
+            "or set custom_weight to 0"
+        )
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        loss = super().compute_loss(batch, model_outputs)
+        if self.custom_weight == 0:
+            return loss
+        return loss + self.custom_weight * self._scalar_component(batch, model_outputs)
+
+    def components(self, batch: Batch, model_outputs: Outputs) -> dict[str, Tensor]:
+        """Return ``{"dpo": L_dpo, "custom": w C}``, which add up to the loss; without ``"custom"`` when w = 0."""
+        parts = {"dpo": super().compute_loss(batch, model_outputs)}
+        if self.custom_weight != 0:
+            parts["custom"] = self.custom_weight * self._scalar_component(batch, model_outputs)
+        return parts
+
+    def _scalar_component(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        return split_result("custom", self.compute_custom_component(batch, model_outputs))[0]

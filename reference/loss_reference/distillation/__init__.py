@@ -1,0 +1,1 @@
+"""Distillation losses: the student predicts what the teacher predicts."""

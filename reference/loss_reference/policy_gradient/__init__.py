@@ -1,0 +1,1 @@
+"""Policy-gradient losses: advantages say how much better a sampled token was than expected."""

@@ -1,0 +1,80 @@
+"""Group relative policy optimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.interface import Batch, Outputs
+from loss_reference.logprobs import token_constant, trained_logprobs
+from loss_reference.policy_gradient.kl import KL_GRADIENTS, KL_TYPES, kl_penalty
+from loss_reference.policy_gradient.ppo_clip import PPOClipLoss
+from loss_reference.reduction import AGGREGATIONS
+from loss_reference.registry import register
+from loss_reference.settings import Setting
+from loss_reference.token_level import refine
+
+__all__ = ["GRPOLoss"]
+
+
+@register("grpo")
+class GRPOLoss(PPOClipLoss):
+    """GRPO: L = aggregate of max(-A rho, -A clip(rho)) + beta k(lp - lp_ref), the PPO term plus a KL penalty per token.
+
+    Reads what ``PPOClipLoss`` reads and, unless beta is 0, ``reference_policy_logprobs`` [B, S]. ``advantages`` [B, S]
+    arrive normalised within their group. Any real result. Only the policy receives gradient.
+    ``components`` gives ``"policy"`` and ``"kl_penalty"`` (beta included), which add up to the loss.
+
+    Config: that of ``PPOClipLoss`` with ``aggregation`` (``"seq_mean_token_mean"``), and
+    ``reference_policy_kl_penalty`` beta (0.04, at least 0); ``kl_type`` (``"k3"``; ``"k1"``, ``"k2"``, ``"abs"``);
+    ``kl_gradient`` (``"pathwise"``; ``"score_function"``, ``"straight_through_k2"``, see ``kl_penalty``).
+
+    Raises:
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown, ``"fixed"`` without ``max_length``.
+
+    Source: arXiv 2402.03300, eq. 3 and 4; gradients of the penalty: arXiv 2506.09477.
+    """
+
+    contract = refine(
+        PPOClipLoss.contract,
+        level="sequence",
+        direction={"advantages": -1, "reference_policy_kl_penalty": +1},
+        options={
+            **PPOClipLoss.contract.options,
+            "reference_policy_kl_penalty": Option(values=(0.0, 0.04, 1.0)),
+            "kl_type": Option(values=KL_TYPES),
+            "kl_gradient": Option(values=KL_GRADIENTS),
+        },
+    )
+    aggregation = Setting("seq_mean_token_mean", choices=AGGREGATIONS)
+    reference_policy_kl_penalty = Setting(0.04, least=0.0)
+    kl_type = Setting("k3", choices=KL_TYPES)
+    kl_gradient = Setting("pathwise", choices=KL_GRADIENTS)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.kl_type == "k1":  # the only estimator that may be negative
+            signs = {
+                name: sign for name, sign in self.contract.direction.items() if name != "reference_policy_kl_penalty"
+            }
+            self.contract = refine(self.contract, direction=signs)
+        if self.kl_gradient != "pathwise" and self.reference_policy_kl_penalty > 0:
+            self.contract = refine(self.contract, surrogate_gradient=True)
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        # Its own parts: a subclass may report further components through this very value.
+        return torch.stack([*GRPOLoss.components(self, batch, model_outputs).values()]).sum()
+
+    def components(self, batch: Batch, model_outputs: Outputs) -> dict[str, Tensor]:
+        lp, m = trained_logprobs(batch, model_outputs)
+        parts = {"policy": self.reduce(self.policy_terms(lp, m, batch), m, batch)}
+        if self.reference_policy_kl_penalty > 0:
+            lp_ref = token_constant(batch, "reference_policy_logprobs", m)
+            k = kl_penalty(lp, lp_ref, self.kl_type, self.kl_gradient)
+            parts["kl_penalty"] = self.reference_policy_kl_penalty * self.reduce(k, m, batch)
+        return parts

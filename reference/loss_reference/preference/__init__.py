@@ -1,0 +1,1 @@
+"""Preference losses: what of two answers is better."""

@@ -1,0 +1,1 @@
+"""Reward-model losses: a scalar score per sequence, learned from comparisons."""

@@ -1,0 +1,53 @@
+"""Bradley-Terry reward model."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from loss_reference.contract import Contract
+from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.pairs import mean_of_pairs, pair_weights, split_pairs
+from loss_reference.reduction import keep_active, row_weights
+from loss_reference.registry import register
+from loss_reference.shapes import require_shape
+
+__all__ = ["BradleyTerryLoss", "bradley_terry"]
+
+
+def bradley_terry(r_w: Tensor, r_l: Tensor) -> Tensor:
+    """Return -log sigma(r_w - r_l), one term per pair of chosen and rejected rewards."""
+    return -F.logsigmoid(r_w - r_l)
+
+
+@register("bradley_terry")
+class BradleyTerryLoss(LossFunction):
+    """Bradley-Terry: L = mean over pairs of -log sigma(r_w - r_l).
+
+    Reads ``rewards`` [B] of the model outputs, rows 0, 2, 4, ... chosen and 1, 3, 5, ... rejected; optional
+    ``sample_mask`` [B], ``global_valid_seqs``. Result in nats, at least 0, log 2 at equal rewards; only r_w - r_l
+    matters. The rewards receive gradient: dl/dr_w = -sigma(r_l - r_w) = -dl/dr_l.
+
+    Raises:
+        ValueError: an odd number of rows, shapes that do not belong together.
+        ConfigError: any setting: it has none.
+
+    Source: arXiv 2203.02155, eq. 1.
+    """
+
+    contract = Contract(
+        family="reward",
+        level="pair",
+        normalizer="global",
+        lower_bound=0.0,
+        direction={"chosen_scores": -1, "rejected_scores": +1},
+    )
+    strict_config = True
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        rewards = model_outputs["rewards"]
+        require_shape("rewards", rewards, ("B",), "one score per row")
+        r_w, r_l = split_pairs(rewards, "rewards")
+        w = row_weights(batch, rewards)
+        active = pair_weights(w)
+        return mean_of_pairs(bradley_terry(keep_active(r_w, active), keep_active(r_l, active)), w, batch)

@@ -1,0 +1,149 @@
+"""Constructor settings of a loss: declared beside the equation, read from the config, checked once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar, overload
+
+from loss_reference.names import nearest_name
+
+__all__ = ["ConfigError", "Setting", "read_settings", "reject_unknown_keys"]
+
+T = TypeVar("T")
+
+# Keys that address a loss rather than set it up: read by registries and compositions.
+ADDRESSING_KEYS = ("type", "weight", "name")
+
+
+class ConfigError(ValueError):
+    """A config names a setting that does not exist, or gives one a value outside its range."""
+
+
+class Setting(Generic[T]):
+    """One setting of a loss: ``beta = Setting(0.1, above=0.0)`` reads ``config["beta"]``.
+
+    After construction the attribute holds the value itself, already validated.
+
+    Args:
+        default: value when the config does not name it.
+        above, below: exclusive limits.
+        least, most: inclusive limits.
+        choices: the only values allowed.
+        optional: ``None`` is allowed as well.
+        check: whether the value is validated at all; a structured setting validates itself elsewhere.
+        key: the config key, where it is not the name of the attribute.
+    """
+
+    def __init__(
+        self,
+        default: T,
+        *,
+        above: float | None = None,
+        below: float | None = None,
+        least: float | None = None,
+        most: float | None = None,
+        choices: tuple[Any, ...] = (),
+        optional: bool = False,
+        check: bool = True,
+        key: str = "",
+    ) -> None:
+        self.default = default
+        self.above, self.below, self.least, self.most = above, below, least, most
+        self.choices = choices
+        self.optional = optional
+        self.check = check
+        self.key = key
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+        self.key = self.key or name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Setting[T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type) -> Setting[T] | T:
+        if instance is None:
+            return self
+        value: T = instance.__dict__.get(self.name, self.default)
+        return value
+
+    def __set__(self, instance: object, value: T) -> None:
+        instance.__dict__[self.name] = value
+
+    def read(self, loss: str, config: Mapping[str, Any]) -> T:
+        """Return the configured value, or the default; raise ``ConfigError`` when it is out of range."""
+        value: Any = config.get(self.key, self.default)
+        if not self.check or (value is None and self.optional):
+            return value  # type: ignore[no-any-return]
+        if self.choices:
+            if value not in self.choices:
+                hint = nearest_name(value, map(str, self.choices)) if isinstance(value, str) else ""
+                raise ConfigError(f"{loss}: {self.key}={value!r}; expected one of {self._range()}{hint}")
+            return value  # type: ignore[no-any-return]
+        if isinstance(self.default, bool):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{loss}: {self.key}={value!r}; expected true or false")
+            return value  # type: ignore[return-value]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"{loss}: {self.key}={value!r}; expected a finite number{self._range(', ')}")
+        if not self._inside(value):
+            raise ConfigError(f"{loss}: {self.key}={value!r} is out of range; expected a number {self._range()}")
+        return value  # type: ignore[return-value]
+
+    def _inside(self, value: float) -> bool:
+        return (
+            (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+        )
+
+    def _range(self, prefix: str = "") -> str:
+        if self.choices:
+            return ", ".join(map(repr, self.choices))
+        limits = (("above", self.above), ("at least", self.least), ("below", self.below), ("at most", self.most))
+        words = " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+        return prefix + words if words else ""
+
+
+def settings_of(cls: type) -> dict[str, Setting[Any]]:
+    """Return every setting of a class by name, its own and the inherited ones."""
+    found: dict[str, Setting[Any]] = {}
+    for base in reversed(cls.__mro__):
+        found.update({name: value for name, value in vars(base).items() if isinstance(value, Setting)})
+    return found
+
+
+def read_settings(loss: object, config: Mapping[str, Any]) -> None:
+    """Validate every setting of ``loss`` against ``config`` and store the values on it.
+
+    Raises:
+        ConfigError: a value out of range. Quotes the loss, the key, the value and the allowed range.
+    """
+    for setting in settings_of(type(loss)).values():
+        setattr(loss, setting.name, setting.read(type(loss).__name__, config))
+
+
+def reject_unknown_keys(loss: object, config: Mapping[str, Any]) -> None:
+    """Refuse a key that nothing reads, when the class itself lists what it reads.
+
+    A class that declares a ``Setting`` in its own body lists its settings and is strict. A class that does not, such
+    as a subclass reading ``config["custom_weight"]`` in its constructor, may read keys of its own.
+
+    Raises:
+        ConfigError: quotes the key and names the nearest setting.
+    """
+    cls = type(loss)
+    strict = vars(cls).get("strict_config", any(isinstance(value, Setting) for value in vars(cls).values()))
+    if not strict:
+        return
+    keys = [setting.key for setting in settings_of(cls).values()]
+    known = [*keys, *ADDRESSING_KEYS]
+    for key in config:
+        if key not in known:
+            expected = ", ".join(keys) or "no keys at all"
+            raise ConfigError(
+                f"{cls.__name__}: unknown config key {key!r}; expected {expected}{nearest_name(str(key), known)}"
+            )

@@ -1,0 +1,1 @@
+"""Supervised losses: the data says which token is right."""

@@ -1,0 +1,1 @@
+"""Value losses: the critic predicts the return."""
