@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.plan import Plan
+from loss_conformance.cases.plan import ORDINARY, Plan
 from loss_conformance.cases.slot import Schema
+from loss_conformance.comparison import Comparison
+from loss_conformance.device.simulated import SimulatedDevice
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, Stopwatch, evaluate, scalar
 from loss_conformance.facts.facts import Facts, gather
 from loss_conformance.facts.infer import infer
@@ -20,6 +22,7 @@ from loss_conformance.facts.sources import contract_sources, declared_contract
 from loss_conformance.precision import computes_in_float64
 from loss_conformance.profile import PROFILES, Profile
 from loss_conformance.subject.interface import PROBE
+from loss_conformance.subject.reference import reference_subject
 from loss_conformance.subject.result import result_of
 from loss_conformance.subject.subject import Subject
 
@@ -41,7 +44,7 @@ class Bench:
         self._bases: dict[int, tuple[Case, Evaluation]] = {}
         self._cases: dict[tuple[Plan, int], Case] = {}
         self.observations: list[str] = []
-        self.ordinary_plans: list[Plan] = []
+        self.pool: dict[str, list[Plan]] = {}
         self.device = "auto"
         self.baseline: Subject | None = None
         self.profile = PROFILES["standard"]
@@ -85,8 +88,19 @@ class Bench:
         """
         if self.dtype is torch.float32:
             return torch.finfo(torch.float32).eps
-        wide = computes_in_float64(self.case(PROBE, 0), self.evaluate)
+        follows = not self.facts.contract.surrogate_gradient
+        wide = computes_in_float64(self.case(PROBE, 0), self.evaluate, follows_gradient=follows)
         return torch.finfo(torch.float64 if wide else torch.float32).eps
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """The loss to compare with: the one that was given, else the reference the contract names, else none."""
+        name = self.facts.contract.baseline
+        if self.baseline is not None:
+            return Comparison(Bench(self.baseline, self.seed))
+        if name is None:
+            return None
+        return Comparison(Bench(reference_subject(name, self.subject.settings), self.seed))
 
     def case(self, plan: Plan, route: int, dtype: torch.dtype | None = None) -> Case:
         """Return the case of a plan, in the working precision; built once."""
@@ -152,14 +166,48 @@ class Bench:
             raise LossRaised(error, "backward") from error
         return leaves
 
+    def evaluate_on(self, case: Case, device: torch.device) -> Evaluation:
+        """Evaluate a copy of the loss on a real device."""
+        loss = self._in_precision(self.subject.loss, _precision(case))
+        if isinstance(loss, nn.Module):
+            loss = copy.deepcopy(loss).to(device)
+        terms = self.facts.contract.output == "terms"
+        return evaluate(self.subject.protocol, loss, case.to(device), terms=terms)
+
+    def evaluate_simulated(self, case: Case, device: SimulatedDevice) -> Evaluation:
+        """Evaluate a copy of the loss with every input, parameter and buffer on the simulated device."""
+        loss = self._in_precision(self.subject.loss, _precision(case))
+        if isinstance(loss, nn.Module):
+            loss = copy.deepcopy(loss)
+            for module in loss.modules():
+                for state in (module._parameters, module._buffers):
+                    state.update({name: device.put(t) for name, t in state.items() if t is not None})  # type: ignore[arg-type]
+        terms = self.facts.contract.output == "terms"
+        return evaluate(self.subject.protocol, loss, case, terms=terms, through=device.put)
+
     def ordinary_bases(self) -> list[Evaluation]:
         """Return the evaluations of the ordinary cases of this run, those that raised left out."""
         return [base for _, base in self.ordinary_cases()]
 
+    @cached_property
+    def usual_gradients(self) -> dict[str, float]:
+        """The largest entry of the gradient of each input and parameter over the ordinary cases of this run."""
+        usual: dict[str, float] = {}
+        for base in self.ordinary_bases():
+            for key, gradient in {**base.gradients, **base.parameters}.items():
+                largest = float(gradient.abs().amax()) if gradient.numel() else 0.0
+                if largest < float("inf"):
+                    usual[key] = max(usual.get(key, 0.0), largest)
+        return usual
+
     def ordinary_cases(self) -> list[tuple[Case, Evaluation]]:
         """Return the ordinary cases of this run with their evaluations, those that raised left out."""
+        return self.cases_of(ORDINARY, 3)
+
+    def cases_of(self, situations: tuple[str, ...], each: int) -> list[tuple[Case, Evaluation]]:
+        """Return ``each`` cases of these situations with their evaluations, those that raised left out."""
         found = []
-        for position, plan in enumerate(self.ordinary_plans):
+        for position, plan in enumerate(plan for situation in situations for plan in self.pool[situation][:each]):
             case = self.case(plan, position % len(self.schemas))
             try:
                 found.append((case, self.base(case)))

@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import hypothesis
 import torch
@@ -14,7 +14,7 @@ import torch
 from loss_conformance.bench import Bench
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.describe import describe_case
-from loss_conformance.cases.plan import ORDINARY, Plan
+from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.pool import draw_pool, smallest_plan
 from loss_conformance.checks.registry import Check, Severity, every_check
 from loss_conformance.evaluation import LossRaised, Malformed
@@ -22,12 +22,13 @@ from loss_conformance.guard import ForeignExit, TimeLimit, contained, out_of_mem
 from loss_conformance.profile import profile_named
 from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.subject.subject import Subject
-from loss_conformance.subject.user_frames import user_traceback
 from loss_conformance.trial import Broken, NotExercised, Trial
 from loss_conformance.verdict import Failure, Report, Status, Verdict
 from loss_reference.names import nearest_name
 
 __all__ = ["Engine"]
+
+FEWEST_PLANS: Final = 6
 
 
 class Engine:
@@ -74,7 +75,7 @@ class Engine:
         try:
             with contained(self.profile.seconds):
                 bench = Bench(self.subject, self.seed)
-                bench.ordinary_plans = [plan for situation in ORDINARY for plan in self.pool[situation]]
+                bench.pool = self.pool
                 bench.options(device=self.device, baseline=self.baseline, profile=self.profile)
                 _ = bench.facts, bench.schemas
         except TimeLimit as limit:
@@ -87,8 +88,8 @@ class Engine:
 
     @cached_property
     def pool(self) -> dict[str, list[Plan]]:
-        """The plans of this run by situation."""
-        return draw_pool(self.profile.cases, self.seed)
+        """The plans of this run by situation: at least ``FEWEST_PLANS``, of which a law is tried on the profile's share."""
+        return draw_pool(max(self.profile.cases, FEWEST_PLANS), self.seed)
 
     def run(self, name: str) -> Verdict:
         """Return the verdict of one check, running its prerequisites first; each check runs once.
@@ -148,7 +149,7 @@ class Engine:
         tried, reasons = 0, []
         route = 0
         for situation in check.over:
-            for plan in self.pool[situation]:
+            for plan in self.pool[situation][: self.profile.cases]:
                 route += 1
                 outcome = self._once(check, plan, route % len(self.bench.schemas))
                 if isinstance(outcome, str):
@@ -174,7 +175,7 @@ class Engine:
             return str(reason)
         except Broken as broken:
             return broken
-        except Exception as error:
+        except (LossRaised, Malformed, ForeignExit, MemoryError) as error:
             return _broken_by(error)
         except TimeLimit as limit:
             return Broken(str(limit), "an answer", cause="an endless loop, a lock, or work that grows with the values")
@@ -218,9 +219,7 @@ def _broken_by(error: Exception) -> Broken:
         return Broken(error.returned, error.wanted)
     if isinstance(error, ForeignExit):
         return Broken(str(error), "an exception, or a loss")
-    if out_of_memory(error):
-        return Broken("it ran out of memory", "a loss of a few numbers")
-    return Broken(f"{type(error).__name__}: {error}", "a loss", traceback=user_traceback(error))
+    return Broken("it ran out of memory", "a loss of a few numbers")
 
 
 def _as_exempted(verdict: Verdict, reason: str) -> Verdict:

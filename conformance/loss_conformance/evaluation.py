@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -55,7 +55,8 @@ class Evaluation:
         unused: inputs that are not part of the graph at all.
         attached: whether the value depends on any trainable input through the graph.
         metrics: what else the loss returned.
-        terms: number of entries of the returned tensor, 1 for a scalar.
+        dtype: precision of the returned value.
+        sensitivity: sum |x dL/dx|, how far relative rounding of the inputs moves the value.
     """
 
     value: Tensor
@@ -65,6 +66,7 @@ class Evaluation:
     attached: bool = True
     metrics: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
+    sensitivity: float = 0.0
 
 
 NEVER_DIFFERENTIATED: Final = ("mask", "count", "lengths", "pairs", "labels", "token_ids")
@@ -86,6 +88,7 @@ def evaluate(
     constants_too: bool = False,
     only: frozenset[str] | None = None,
     upstream: float = 1.0,
+    through: Callable[[Tensor], Tensor] | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Evaluation:
     """Call ``loss`` on ``case`` and differentiate what it returns.
@@ -95,6 +98,7 @@ def evaluate(
         constants_too: give ``requires_grad`` to constant inputs as well.
         only: keys of the trainable inputs that get ``requires_grad``; ``None`` means all.
         upstream: the gradient that arrives from above.
+        through: applied to every input on its way to the loss; gradients are of what it is applied to.
 
     Raises:
         LossRaised: the loss or its backward raised.
@@ -108,7 +112,7 @@ def evaluate(
         constant = constants_too and not slot.trainable and slot.role not in NEVER_DIFFERENTIATED
         if tensor.is_floating_point() and (wanted or constant):
             leaves[slot.key] = tensor.requires_grad_()
-        tensors[slot.key] = tensor
+        tensors[slot.key] = tensor if through is None else through(tensor)
     parameters = parameters_of(loss)
     started = time.perf_counter()
     try:
@@ -117,6 +121,7 @@ def evaluate(
         raise LossRaised(error) from error
     value, metrics = result_of(returned)
     value = scalar(value, terms)
+    value = value.as_subclass(Tensor) if through is not None else value
     grads = _differentiate(value, [*leaves.values(), *parameters.values()], upstream)
     if stopwatch is not None:
         stopwatch.inside += time.perf_counter() - started
@@ -132,6 +137,7 @@ def evaluate(
         attached=value.requires_grad,
         metrics=metrics,
         dtype=value.dtype,
+        sensitivity=sum(_sensitivity(leaf.detach(), filled[name]) for name, leaf in leaves.items()),
     )
 
 
@@ -147,6 +153,11 @@ def scalar(value: Any, terms: bool) -> Tensor:
     if value.dim() != 0:
         raise Malformed(f"a tensor of shape {tuple(value.shape)}")
     return value
+
+
+def _sensitivity(x: Tensor, gradient: Tensor) -> float:
+    product = (x * gradient).abs()
+    return float(product[torch.isfinite(product)].sum())
 
 
 def _differentiate(value: Tensor, inputs: list[Tensor], upstream: float) -> list[Tensor | None]:

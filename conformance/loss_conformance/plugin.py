@@ -45,7 +45,7 @@ _OPTIONS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of design section 3.3 and the ini list of targets."""
-    group = parser.getgroup("loss-conformance", "is a training loss correct?")
+    group = parser.getgroup("loss-conformance", "loss conformance")
     for name, settings in _OPTIONS:
         group.addoption(name, **settings)
     parser.addini(

@@ -40,19 +40,19 @@ def value_tolerance(evaluation: Evaluation, case: Case, eps: float) -> Tolerance
     n is the number of terms summed, c the operations behind one of them. The last sum is how far relative rounding of
     the inputs moves the value; the 1 stands for intermediates of unit size (probabilities, ratios) that may cancel.
     """
-    sensitivity = sum(_sensitivity(case.tensors[key], g) for key, g in evaluation.gradients.items() if key in case.tensors)
-    return _tolerance(1.0 + _finite(evaluation.value.abs()) + sensitivity, case, eps)
+    return _tolerance(1.0 + _finite(evaluation.value.abs()) + evaluation.sensitivity, case, eps)
 
 
-def gradient_tolerance(gradients: Tensor, case: Case, eps: float) -> Tolerance:
-    """Bound the rounding of one entry of a gradient: (n + c) eps max|g| (1 + max|x|).
+def gradient_tolerance(gradient: Tensor, case: Case, eps: float, usual: float = 0.0) -> Tolerance:
+    """Bound the rounding of one entry of a gradient: (n + c) eps max(|g|, usual) (1 + max|x|).
 
-    A gradient of a smooth loss moves, relatively, by at most the absolute rounding of the exponents it is made of.
+    ``usual`` is how large this gradient gets on ordinary batches: where symmetry cancels it, the parts that cancelled
+    were of that size. Rounding of an exponent moves a gradient, relatively, by the absolute rounding of the exponent.
     """
-    largest = _finite(gradients.abs().amax()) if gradients.numel() else 0.0
+    largest = max(_finite(gradient.abs().amax()) if gradient.numel() else 0.0, usual)
     inputs = [t for t in case.tensors.values() if t.is_floating_point() and t.numel()]
     reach = max((_finite(t[torch.isfinite(t)].abs().amax()) for t in inputs if bool(torch.isfinite(t).any())), default=0.0)
-    return _tolerance(largest * (1.0 + reach) + 1e-3 * largest, case, eps)
+    return _tolerance(largest * (1.0 + reach), case, eps)
 
 
 def _tolerance(magnitude: float, case: Case, eps: float) -> Tolerance:
@@ -60,11 +60,6 @@ def _tolerance(magnitude: float, case: Case, eps: float) -> Tolerance:
     ulps = float(terms + OPERATIONS_PER_TERM)
     bound = min(ulps * eps, LARGEST_RELATIVE) * magnitude
     return Tolerance(bound, ulps, _name(eps), terms, magnitude)
-
-
-def _sensitivity(x: Tensor, gradient: Tensor) -> float:
-    product = (x.to(torch.float64) * gradient.to(torch.float64)).abs()
-    return float(product[torch.isfinite(product)].sum())
 
 
 def _finite(x: Tensor) -> float:

@@ -75,7 +75,9 @@ class Case:
 
     def cast(self, dtype: torch.dtype) -> Case:
         """Return the same case with every floating-point tensor in ``dtype``."""
-        return replace(self, tensors={key: t.to(dtype) if t.is_floating_point() else t for key, t in self.tensors.items()})
+        return replace(
+            self, tensors={key: t.to(dtype) if t.is_floating_point() else t for key, t in self.tensors.items()}
+        )
 
     def to(self, device: torch.device) -> Case:
         """Return the same case with every tensor on ``device``."""

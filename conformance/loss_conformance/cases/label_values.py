@@ -13,7 +13,10 @@ from loss_conformance.cases.slot import Schema, Slot
 if TYPE_CHECKING:
     from loss_conformance.cases.values import World
 
-__all__ = ["MULTILABEL", "label_value", "with_ignored"]
+__all__ = ["BINARY", "MULTILABEL", "binary_value", "label_value", "with_ignored"]
+
+BINARY = "binary_targets"
+"""Kind of floating-point targets that are exactly 0 or 1."""
 
 MULTILABEL = "multilabel_targets"
 """Kind of [B, V] class ids of which the ones before the first -1 count, as ``MultiLabelMarginLoss`` wants them."""
@@ -29,6 +32,11 @@ def label_value(slot: Slot, world: World) -> Tensor:
         low = max(low, 1)
         return low + world.integers((int(slot.high) if slot.high is not None else world.tokens + 1) - low, *shape)
     return low + world.integers(_classes(slot, world) - low, *shape)
+
+
+def binary_value(slot: Slot, world: World) -> Tensor:
+    """Return targets that are 0 or 1."""
+    return world.integers(2, *(world.size(letter) for letter in slot.shape)).to(torch.float64)
 
 
 def with_ignored(labels: Tensor, slot: Slot, world: World) -> Tensor:

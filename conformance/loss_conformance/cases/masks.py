@@ -46,6 +46,8 @@ def row_weights(style: str, rows: int, generator: torch.Generator) -> Tensor:
     if style == "some" and rows > 1:
         weights[1 + int(torch.randint(rows - 1, (1,), generator=generator))] = 0.0
     if style == "fractions" and rows > 1:
-        weights = torch.tensor([0.0, 0.5, 1.0, 1.5], dtype=torch.float64)[torch.randint(4, (rows,), generator=generator)]
+        weights = torch.tensor([0.0, 0.5, 1.0, 1.5], dtype=torch.float64)[
+            torch.randint(4, (rows,), generator=generator)
+        ]
         weights[0] = 1.0
     return weights

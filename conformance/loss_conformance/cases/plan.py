@@ -20,7 +20,17 @@ VALUE_REGIMES: Final = (
     "ties",
     "zero_advantage",
 )
-SITUATIONS: Final = (*VALUE_REGIMES, "full", "holes", "one_token", "one_row", "square", "bare", "absent_rows", "all_masked")
+SITUATIONS: Final = (
+    *VALUE_REGIMES,
+    "full",
+    "holes",
+    "one_token",
+    "one_row",
+    "square",
+    "bare",
+    "absent_rows",
+    "all_masked",
+)
 """Input situations by name: eight regimes of the values, then eight structures with ordinary values."""
 
 ORDINARY: Final = ("typical", "full", "holes", "square", "absent_rows")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from loss_conformance.cases.label_values import label_value
+from loss_conformance.cases.label_values import BINARY, binary_value, label_value
 from loss_conformance.cases.pair_values import pair_value
 from loss_conformance.cases.plan import Plan
+from loss_conformance.cases.prepared_values import prepared_value
 from loss_conformance.cases.slot import Slot
 
 __all__ = ["World", "outside_vocabulary"]
@@ -38,6 +39,7 @@ class World:
     trained: Tensor
     weights: Tensor
     generator: torch.Generator
+    grids: dict[str, Tensor] = field(default_factory=dict)
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers on the grain."""
@@ -183,8 +185,11 @@ class World:
             "model_outputs.rewards": self.row_scores,
             "model_outputs.embeddings": self.embeddings,
         }
-        maker = makers.get(slot.kind)
-        return None if maker is None else self.aligned(maker(), slot)
+        if slot.kind not in self.grids:
+            if slot.kind not in makers:
+                return None
+            self.grids[slot.kind] = makers[slot.kind]()
+        return self.aligned(self.grids[slot.kind], slot)
 
     def aligned(self, grid: Tensor, slot: Slot) -> Tensor:
         """Return a token-aligned tensor shifted to the alignment of ``slot``; entries past the last token repeat it."""
@@ -219,6 +224,10 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
     """Return a tensor for an input known by role and shape alone."""
     if slot.kind.startswith("pair."):
         return pair_value(slot, world)
+    if slot.kind.startswith("prepared."):
+        return prepared_value(slot, world)
+    if slot.kind == BINARY:
+        return binary_value(slot, world)
     if slot.role in ("token_ids", "labels", "lengths"):
         return label_value(slot, world)
     shape = [world.size(letter) for letter in slot.shape]

@@ -12,10 +12,9 @@ from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
-from loss_conformance.tolerance import gradient_tolerance
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["direction"]
+__all__ = ["wanted_direction"]
 
 # Families in which the log-probability of what was sampled has one wanted direction, and the word for it.
 _RULED: Final = ("supervised", "preference", "policy_gradient", "value", "reward")
@@ -33,11 +32,11 @@ _RULED: Final = ("supervised", "preference", "policy_gradient", "value", "reward
         None if trial.facts.contract.family in _RULED else f"family = {trial.facts.contract.family!r} has no direction"
     ),
 )
-def direction(trial: Trial) -> None:
+def wanted_direction(trial: Trial) -> None:
     base = trial.finite_base
     wrong, right = [], 0
     for slot, push in _pushes(trial, base):
-        tolerance = gradient_tolerance(base.gradients[slot.key], trial.case, trial.bench.eps).bound
+        tolerance = trial.gradient_tolerance(slot.key, base.gradients[slot.key]).bound
         wrong += [(slot, float(x)) for x in push[push > tolerance]]
         right += int((push < -tolerance).sum())
     if not wrong and not right:
@@ -46,6 +45,8 @@ def direction(trial: Trial) -> None:
         slot, slope = max(wrong, key=lambda pair: pair[1])
         reversed_everywhere = right == 0
         promised = trial.facts.promised("family")
+        if not promised and not reversed_everywhere and trial.facts.contract.family != "policy_gradient":
+            raise NotExercised("some terms go one way, some the other: the guessed family may be another")
         raise Broken(
             f"L rises by {number(slope)} per unit along the wanted direction of {slot.key} "
             f"({len(wrong)} of {len(wrong) + right} terms)",

@@ -9,6 +9,7 @@ import torch
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
+from loss_conformance.checks.similarities import similarities
 from loss_conformance.checks.finite import first_nonfinite
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
@@ -47,7 +48,7 @@ def extreme_inputs(trial: Trial) -> None:
                 raise Broken(
                     lost,
                     f"finite: float64 gives a loss of {number(exact.value)}",
-                    changed=f"{slot.key} × {scale:g}{_similarities(trial, case)}",
+                    changed=f"{slot.key} × {scale:g}{similarities(trial, case)}",
                     # The ratio of a policy gradient is unbounded by nature; many sound losses leave its exponent alone.
                     guessed=trial.facts.contract.family == "policy_gradient" or trial.foreign,
                 )
@@ -61,14 +62,3 @@ def _ladder(case: Case, slot: Slot) -> Iterator[tuple[float, Case]]:
 def _held_by_float32(exact: Evaluation) -> bool:
     numbers = [exact.value, *exact.gradients.values(), *exact.parameters.values()]
     return all(bool((t.abs() <= LARGEST_FLOAT32).all()) for t in numbers)
-
-
-def _similarities(trial: Trial, case: Case) -> str:
-    """Return what a contrastive loss is looking at there: its largest similarity, and the settings that divide it."""
-    embeddings, pairs = case.schema.find("model_outputs.embeddings"), case.schema.find("batch.positive_pairs")
-    if embeddings is None or pairs is None:
-        return ""
-    x, (i, j) = case.tensor(embeddings).to(torch.float64), case.tensor(pairs).T
-    largest = float((x[i] * x[j]).sum(-1).abs().amax())
-    settings = "".join(f", {name}={value}" for name, value in trial.bench.subject.settings.items())
-    return f": dot products of positive pairs up to {number(largest)}{settings}"

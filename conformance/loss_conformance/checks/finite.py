@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.checks.registry import check
+from loss_conformance.checks.similarities import similarities
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -46,7 +47,7 @@ LEGAL: Final = (
 def finite_value(trial: Trial) -> None:
     got = trial.evaluate(trial.case, dtype=torch.float32)
     if not bool(torch.isfinite(got.value)) and not _limit_is_infinite(trial):
-        raise Broken(got.value, "a finite number")
+        raise Broken(f"{number(got.value)}{similarities(trial, trial.case)}", "a finite number")
 
 
 @check(

@@ -6,7 +6,6 @@ from __future__ import annotations
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
-from loss_conformance.tolerance import gradient_tolerance
 from loss_conformance.trial import Broken, Trial
 
 __all__ = ["any_subset", "backward_accumulates", "constants_receive_none", "trainables_receive_gradient", "upstream_gradient"]
@@ -101,7 +100,7 @@ def backward_accumulates(trial: Trial) -> None:
     for key, leaf in leaves.items():
         assert leaf.grad is not None
         wanted = base.gradients[key] + 1.0
-        tolerance = gradient_tolerance(wanted, trial.case, trial.bench.eps)
+        tolerance = trial.gradient_tolerance(key, wanted)
         difference = (leaf.grad - wanted).abs().amax()
         if not bool(difference <= tolerance.bound):
             entry = int((leaf.grad - wanted).abs().argmax())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -12,6 +12,9 @@ from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["option_effect"]
+
+# Clips and clamps only act far off policy.
+VARIED: Final = ("off_policy", "typical")
 
 
 @check(
@@ -27,16 +30,16 @@ __all__ = ["option_effect"]
 def option_effect(trial: Trial) -> None:
     if trial.bench.subject.rebuild is None:
         raise NotExercised("an instance cannot be constructed again with other settings")
+    settings = _settings(trial)
     silent, without_gradient = [], []
-    for name, values in _settings(trial).items():
-        value_moves, gradient_moves = _effects(trial, name, values)
+    for name in settings:
+        value_moves, gradient_moves = _effects(trial, name, settings)
         if value_moves is None:
             continue
         if not value_moves and not gradient_moves:
             silent.append(name)
         elif not gradient_moves:
             without_gradient.append(name)
-    declared = trial.facts.contract.options
     if without_gradient:
         name = without_gradient[0]
         raise Broken(
@@ -50,26 +53,42 @@ def option_effect(trial: Trial) -> None:
         raise Broken(
             f"{name} changes neither value nor gradient",
             f"an L that changes with {name}",
-            guessed=name not in declared,
+            guessed=name not in trial.facts.contract.options,
         )
 
 
-def _effects(trial: Trial, name: str, values: list[Any]) -> tuple[bool | None, bool]:
-    """Return whether the value and the gradient change with the setting; ``None`` when no other value is legal."""
+def _effects(trial: Trial, name: str, settings: dict[str, list[Any]]) -> tuple[bool | None, bool]:
+    """Return whether the value and the gradient change with the setting; ``None`` when no two values are legal.
+
+    It is varied alone first, then together with each other setting: some act only beside another one.
+    """
     value_moves: bool | None = None
-    gradient_moves = False
-    for other in values:
-        for case, base in trial.bench.ordinary_cases():
-            try:
-                assert trial.bench.subject.rebuild is not None
-                got = trial.evaluate(case, loss=trial.bench.subject.rebuild({name: other}))
-            except (LossRaised, Malformed, ValueError, TypeError, AssertionError):
-                break
-            value_moves = bool(value_moves) or bool(got.value != base.value)
-            gradient_moves = gradient_moves or _gradients_differ(got, base)
-            if gradient_moves:
+    for beside in _companions(name, settings):
+        found = [answers for value in settings[name] if (answers := _answers(trial, {**beside, name: value}))]
+        for other in found[1:]:
+            pairs = list(zip(found[0], other, strict=True))
+            value_moves = bool(value_moves) or any(bool(a.value != b.value) for a, b in pairs)
+            if any(_gradients_differ(a, b) for a, b in pairs):
                 return True, True
-    return value_moves, gradient_moves
+    return value_moves, False
+
+
+def _companions(name: str, settings: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    yield {}
+    for other, values in settings.items():
+        if other != name:
+            yield from ({other: value} for value in values[1:])
+
+
+def _answers(trial: Trial, changed: dict[str, Any]) -> list[Evaluation]:
+    """Return the evaluations of all ordinary cases with these settings; none when they are not legal together."""
+    rebuild = trial.bench.subject.rebuild
+    assert rebuild is not None
+    try:
+        loss = rebuild(changed)
+        return [trial.evaluate(case, loss=loss) for case, _ in trial.bench.cases_of(VARIED, 5)]
+    except (LossRaised, Malformed, ValueError, TypeError, AssertionError):
+        return []
 
 
 def _gradients_differ(one: Evaluation, other: Evaluation) -> bool:
@@ -79,7 +98,7 @@ def _gradients_differ(one: Evaluation, other: Evaluation) -> bool:
 
 
 def _settings(trial: Trial) -> dict[str, list[Any]]:
-    """Return setting name to other values worth trying: declared ones first, then neighbours of the value in force."""
+    """Return, for each setting, the value in force and others to try: the declared ones, or its neighbours."""
     declared = trial.facts.contract.options
     found: dict[str, list[Any]] = {}
     for name, value in trial.bench.subject.settings.items():
@@ -88,7 +107,7 @@ def _settings(trial: Trial) -> dict[str, list[Any]]:
             continue
         others = [v for v in (option.values if option else ()) if v != value] or list(_neighbours(value))
         if others:
-            found[name] = others
+            found[name] = [value, *others]
     return found
 
 

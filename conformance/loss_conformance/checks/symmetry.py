@@ -7,7 +7,6 @@ import torch
 from loss_conformance.cases.transform import group_size, other_content, select_rows
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.report.numbers import number
-from loss_conformance.tolerance import gradient_tolerance
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["batch_permutation", "row_independence"]
@@ -66,7 +65,7 @@ def row_independence(trial: Trial) -> None:
         tensor[-size:] = other_content(slot, tensor[-size:])
         got = trial.evaluate(trial.case.with_tensors({slot.key: tensor}))
         kept, before = got.gradients[slot.key][:-size], base.gradients[slot.key][:-size]
-        tolerance = gradient_tolerance(base.gradients[slot.key], trial.case, trial.bench.eps)
+        tolerance = trial.gradient_tolerance(slot.key, base.gradients[slot.key])
         worst = (kept - before).abs().amax()
         if not bool(worst <= tolerance.bound):
             raise Broken(

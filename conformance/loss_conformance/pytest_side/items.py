@@ -11,9 +11,9 @@ import pytest
 
 from loss_conformance.pytest_side.failures import LawBroken, failure_text
 from loss_conformance.pytest_side.representation import TerminalRepr, represent
-from loss_conformance.pytest_side.root_cause import root_cause
 from loss_conformance.report.failing import Showing
 from loss_conformance.report.record import Record
+from loss_conformance.root_cause import root_cause
 from loss_conformance.verdict import Status, Verdict
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class LossItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str | TerminalRepr:
         """Return the failure block."""
-        if self.config.option.fulltrace:
+        if self.config.getoption("fulltrace", False):
             return super().repr_failure(excinfo, style)
         block, summary = failure_text(self.nodeid, excinfo.value)
         return represent(block, summary, self.target.target)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
-        """Return the heading of a failure."""
-        return self.path, None, self.nodeid
+        """Return the heading of a failure; pytest would turn the dots of a longer one into colons."""
+        return self.path, None, self.name
 
 
 class UnfeedableLoss(LossItem):

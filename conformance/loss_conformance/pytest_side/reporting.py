@@ -83,6 +83,7 @@ class Reporting:
             terminalreporter.write_line(f"ERROR: {error}", red=True)
         if not self.run.records:
             return
+        brief = terminalreporter.verbosity < 0
         terminalreporter.section("loss conformance", blue=True)
-        for line in summary_lines(self.run, brief=terminalreporter.verbosity < 0):
+        for line in summary_lines(self.run, brief=brief, with_header=not self.collecting.targets):
             terminalreporter.write_line(line.text, **line.markup)

@@ -63,6 +63,7 @@ class Run:
             found.append("nothing was tested: every check that ran is blocked by one that did not")
         return found
 
-    def failing(self) -> list[Record]:
-        """Return the records that show a broken law or could not be run."""
-        return [record for record in self.records if record.status in (Status.FAILED, ERROR)]
+    def failing(self, *, strict: bool = False) -> list[Record]:
+        """Return the records that fail the run: broken laws, what could not be run, and advice if ``strict``."""
+        statuses = {Status.FAILED, ERROR, *([Status.ADVICE] if strict else [])}
+        return [record for record in self.records if record.status in statuses]

@@ -44,13 +44,20 @@ def denominators(run: Run, target: str) -> str:
     return f"{text}; not a conformance result: {counts.total()} of {of} checks ran"
 
 
-def summary_lines(run: Run, *, brief: bool = False) -> Iterator[Line]:
-    """Yield the summary; ``brief`` keeps the denominators and what turns the run red."""
+def summary_lines(run: Run, *, brief: bool = False, with_header: bool = True) -> Iterator[Line]:
+    """Yield the summary.
+
+    Args:
+        brief: only the denominators, and what turns the run red.
+        with_header: say what ran on what, because nobody has said so yet.
+    """
     for target in run.targets:
         if not run.records_of(target):
             yield Line(f"{target}: no check ran", {"yellow": True})
             continue
         yield Line(denominators(run, target), {"bold": True, _colour(run.records_of(target)): True})
+        if with_header and not brief:
+            yield from (Line(f"  {text}") for text in run.notes_of(target).header)
         if not brief:
             yield from _details(run, target)
     for problem in run.problems():

@@ -16,7 +16,7 @@ from loss_reference.interface import ModelOutputs
 from loss_reference.names import nearest_name
 from loss_reference.vocabulary import BATCH_FIELDS, MODEL_OUTPUT_FIELDS
 
-__all__ = ["InterfaceProtocol", "MappingsProtocol", "vocabulary_slots"]
+__all__ = ["InterfaceProtocol", "MappingsProtocol", "unknown_field", "vocabulary_slots"]
 
 PROBE = Plan("typical", "typical", 4, 5, 6, 2, 3, 3, "ragged", "ones", True, 1)
 """The case a loss is watched on: even rows, sizes that all differ, every field there is."""
@@ -62,7 +62,7 @@ class InterfaceProtocol(CallingProtocol):
         try:
             self.compute(loss, batch, outputs)
         except UnknownFieldRead as unknown:
-            raise CannotFeed(_unknown_field(unknown), user_traceback(unknown)) from None
+            raise CannotFeed(unknown_field(unknown), user_traceback(unknown)) from None
         except Exception as error:
             raise CannotFeed(
                 f"it raised {type(error).__name__}: {error}\n"
@@ -105,7 +105,8 @@ def _slots_read(offered: tuple[Slot, ...], batch: WatchedMapping, outputs: Watch
     )
 
 
-def _unknown_field(unknown: UnknownFieldRead) -> str:
+def unknown_field(unknown: UnknownFieldRead) -> str:
+    """Say which field the loss reads that is not in the vocabulary, and how to declare it."""
     table = BATCH_FIELDS if unknown.place == BATCH else MODEL_OUTPUT_FIELDS
     hint = nearest_name(unknown.field, table)
     return (

@@ -13,20 +13,23 @@ __all__ = ["Parts", "contract_of", "overrides", "promises_of_sum", "refined"]
 
 Parts = Sequence[tuple[float, Contract]]
 
-SHARED_WORDS: Final = ("level", "normalizer", "length_normalized")
+SHARED_WORDS: Final = ("normalizer", "length_normalized")
 FLAGS: Final = ("stochastic", "stateful", "surrogate_gradient", "coupled")
 
 
 def promises_of_sum(parts: Parts) -> dict[str, Any]:
     """Return the facts that hold of sum_i w_i L_i, given (w_i, contract of L_i).
 
-    A word (level, normalizer, ...) and a direction hold when every part has them. A bound is the weighted sum of the
-    parts' bounds, lower and upper swapped under a negative weight. One part that is coupled, stochastic, stateful or has
-    surrogate gradients makes the sum so. What the parts leave open stays open.
+    A word (level, normalizer, ...) and a direction hold when every part has them; one part over pairs makes the rows of
+    the sum come in pairs. A bound is the weighted sum of the parts' bounds, lower and upper swapped under a negative
+    weight. One part that is coupled, stochastic, stateful or has surrogate gradients makes the sum so. What the parts
+    leave open stays open.
     """
     contracts = [contract for weight, contract in parts if weight != 0]
+    levels = [contract.level for contract in contracts]
     facts: dict[str, Any] = {
         **{word: _shared([getattr(contract, word) for contract in contracts]) for word in SHARED_WORDS},
+        "level": "pair" if "pair" in levels else _shared(levels),
         **{flag: True for flag in FLAGS if any(getattr(contract, flag) for contract in contracts)},
         "lower_bound": _sum_of_bounds(parts, "lower_bound", "upper_bound"),
         "upper_bound": _sum_of_bounds(parts, "upper_bound", "lower_bound"),

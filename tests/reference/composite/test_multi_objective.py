@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from loss_reference import ConfigError, Contract, DPOLoss, LossFunction, MultiObjectiveLoss, NLLLoss, register, registry
+from loss_reference.composite.promises import promises_of_sum
 from torch import Tensor
 
 from tests.oracles import composite as oracle
@@ -125,7 +126,7 @@ def test_a_method_for_no_objective_says_so() -> None:
 
 def test_contract_follows_the_parts() -> None:
     contract = MultiObjectiveLoss().contract
-    assert (contract.family, contract.normalizer, contract.level) == ("composite", "global", None)
+    assert (contract.family, contract.normalizer, contract.level) == ("composite", "global", "pair")
     assert contract.lower_bound == 0.0
     assert contract.options["weights"].reduces_to == {(1.0, 0.0): "dpo"}
     assert MultiObjectiveLoss({"weights": [1.0, -1.0]}).contract.lower_bound is None
@@ -159,3 +160,16 @@ def test_a_registered_loss_without_contract_leaves_the_facts_open() -> None:
         assert isinstance(loss, LossFunction)
     finally:
         del registry.registry[name]
+
+
+@pytest.mark.parametrize(
+    ("levels", "level"),
+    [
+        (("token", "token"), "token"),
+        (("token", "sequence"), None),
+        (("token", "pair"), "pair"),
+        (("token", None), None),
+    ],
+)
+def test_level_of_a_sum(levels: tuple[str | None, ...], level: str | None) -> None:
+    assert promises_of_sum([(1.0, Contract(level=word)) for word in levels]).get("level") == level

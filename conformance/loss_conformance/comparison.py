@@ -1,0 +1,78 @@
+"""Two losses on the same numbers, each called its own way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from loss_conformance.cases.build import build
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.slot import Schema, Slot
+from loss_conformance.evaluation import Evaluation
+from loss_conformance.trial import NotExercised
+
+if TYPE_CHECKING:
+    from loss_conformance.bench import Bench
+    from loss_conformance.trial import Trial
+
+__all__ = ["Comparison"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A loss and the one it must equal.
+
+    Attributes:
+        other: the baseline on its own bench.
+    """
+
+    other: Bench
+
+    @property
+    def name(self) -> str:
+        """The baseline as the user wrote it."""
+        return self.other.subject.target
+
+    def both(self, trial: Trial) -> tuple[Evaluation, Evaluation]:
+        """Return both evaluations on one common case; the baseline's gradients carry the names of this loss's inputs.
+
+        Raises:
+            NotExercised: the baseline needs an input this loss gives no counterpart of, or is not finite here.
+        """
+        own = trial.case.schema
+        theirs = self._slots_shared_with(own)
+        merged = _merged(own, theirs)
+        assert trial.case.plan is not None
+        common = build(merged, trial.case.plan).cast(trial.bench.dtype)
+        got = trial.evaluate(_restricted(common, own))
+        wanted = self.other.evaluate(_restricted(common, theirs))
+        if not bool(torch.isfinite(wanted.value)):
+            raise NotExercised("the baseline is not finite on this case")
+        names = {slot.key: mine.key for slot in theirs.slots for mine in own.slots if mine.kind == slot.kind}
+        renamed = {names[key]: gradient for key, gradient in wanted.gradients.items() if key in names}
+        same_shape = {k: g for k, g in renamed.items() if k in got.gradients and g.shape == got.gradients[k].shape}
+        return got, replace(wanted, gradients=same_shape)
+
+    def _slots_shared_with(self, own: Schema) -> Schema:
+        """Return the baseline's route that shares most inputs with this loss, less the optional ones this loss lacks."""
+        kinds = own.kinds()
+
+        def kept(schema: Schema) -> tuple[Slot, ...]:
+            return tuple(slot for slot in schema.slots if not slot.optional or slot.kind in kinds)
+
+        best = max(self.other.schemas, key=lambda schema: sum(slot.kind in kinds for slot in schema.slots))
+        return Schema(kept(best), best.paired)
+
+
+def _merged(own: Schema, theirs: Schema) -> Schema:
+    keys = {slot.key for slot in own.slots}
+    extra = tuple(slot for slot in theirs.slots if slot.key not in keys)
+    return Schema(own.slots + extra, own.paired or theirs.paired)
+
+
+def _restricted(case: Case, schema: Schema) -> Case:
+    keys = {slot.key for slot in schema.slots}
+    tensors = {key: tensor for key, tensor in case.tensors.items() if key in keys}
+    return replace(case, schema=replace(schema, paired=case.schema.paired), tensors=tensors)

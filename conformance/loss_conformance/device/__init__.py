@@ -1,0 +1,1 @@
+"""Devices: the real one when there is one, a simulated one otherwise."""

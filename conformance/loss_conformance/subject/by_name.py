@@ -1,0 +1,148 @@
+"""Any module or function, called by its parameter names: what each name means decides what it is fed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from inspect import Parameter
+from typing import Any, ClassVar
+
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.slot import Schema, Slot
+from loss_conformance.subject.declared_slots import declared_slot
+from loss_conformance.subject.parameter_names import SIZES, meaning_of, meanings_of
+from loss_conformance.subject.probe import Fit, Probe, probe, spare
+from loss_conformance.subject.protocol import CallingProtocol
+from loss_conformance.subject.readings import readings
+from loss_conformance.subject.signatures import VARIADIC, parameters_of, required_parameters
+from loss_conformance.subject.torch_losses import slots_of_torch_loss
+from loss_conformance.subject.unfed import no_parameters, none_fits, unknown_parameter
+from loss_reference.contract import Contract
+
+__all__ = ["ByNameProtocol"]
+
+
+class ByNameProtocol(CallingProtocol):
+    """``loss(input, target)`` and the like: a ``torch.nn.Module``, or any callable."""
+
+    name: ClassVar[str] = "parameter names of the call"
+    foreign: ClassVar[bool] = True
+
+    def routes(self, loss: Any, contract: Contract) -> tuple[Schema, ...]:
+        copy = spare(loss)
+        best: tuple[Schema, Probe] | None = None
+        tried: list[tuple[str, Probe]] = []
+        for name, schema in _candidates(loss, contract):
+            outcome = probe(self.call, copy, schema)
+            tried.append((name, outcome))
+            if best is None or outcome.fit > best[1].fit:
+                best = schema, outcome
+            if outcome.fit is Fit.GOOD:
+                break
+        if best is None or best[1].fit is Fit.RAISED:
+            raise none_fits(required_parameters(loss), tried)
+        schema, outcome = best
+        return (_shifted(schema, outcome),)
+
+    def call(self, loss: Any, case: Case) -> Any:
+        given: dict[str, Any] = {slot.name: case.tensor(slot) for slot in case.slots()}
+        parameters = parameters_of(loss)
+        given |= {p.name: _size(p.name, case) for p in parameters if _is_size(p)}
+        positional = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_ONLY and p.name in given]
+        return loss(*(given.pop(name) for name in positional), **given)
+
+
+def _candidates(loss: Any, contract: Contract) -> Iterator[tuple[str, Schema]]:
+    names = required_parameters(loss)
+    declared = {name: declared_slot(name, field) for name, field in contract.fields.items()}
+    known = slots_of_torch_loss(loss)
+    if known is not None and (_is_of_torch(loss) or [slot.name for slot in known] == names):
+        renamed = [replace(slot, name=name) for slot, name in zip(known, names, strict=True)]
+        yield "its documented inputs", Schema(tuple(declared.get(slot.name, slot) for slot in renamed))
+    tensors = _tensor_parameters(loss, contract)
+    required = [p for p in tensors if p.default is Parameter.empty]
+    for offered in (tensors, required) if len(required) < len(tensors) else (tensors,):
+        yield from _readings(loss, offered, declared)
+
+
+def _is_size(parameter: Parameter) -> bool:
+    return parameter.name in SIZES and parameter.default in (Parameter.empty, None)
+
+
+def _size(name: str, case: Case) -> int | None:
+    for slot in case.slots():
+        if SIZES[name] in slot.shape:
+            return case.tensor(slot).shape[slot.shape.index(SIZES[name])]
+    return None
+
+
+def _is_of_torch(loss: Any) -> bool:
+    """Return whether the call is torch's own code, so that its inputs are the documented ones whatever they are called."""
+    function = loss.func if isinstance(loss, functools.partial) else getattr(loss, "forward", loss)
+    return str(getattr(function, "__module__", "")).startswith("torch.nn.")
+
+
+def _readings(loss: Any, offered: list[Parameter], declared: Mapping[str, Slot]) -> Iterator[tuple[str, Schema]]:
+    meanings = meanings_of(p.name for p in offered if p.name not in declared)
+    known = {name: meaning for name, meaning in meanings.items() if meaning is not None}
+    if len(known) < len(meanings):
+        return
+    if not known:
+        if offered:
+            yield "the declared fields", Schema(tuple(declared[p.name] for p in offered))
+        return
+    for reading, slots in readings(known, _ignored_label(loss)):
+        optional = {p.name for p in offered if p.default is not Parameter.empty}
+        chosen = [declared.get(p.name) or slots[p.name] for p in offered]
+        yield reading.name, Schema(tuple(replace(slot, optional=slot.name in optional) for slot in chosen))
+
+
+def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
+    """Return the parameters to feed: required ones, declared ones, and optional ones whose name is known.
+
+    Raises:
+        CannotFeed: a required parameter whose meaning is not known, or no parameter at all.
+    """
+    found = []
+    for parameter in parameters_of(loss):
+        if parameter.kind in VARIADIC or _is_size(parameter):
+            continue
+        declared = parameter.name in contract.fields
+        meaning = meaning_of(parameter.name)
+        if parameter.default is Parameter.empty and not declared and meaning is None:
+            raise unknown_parameter(loss, parameter.name)
+        if parameter.default is Parameter.empty or declared or (parameter.default is None and meaning is not None):
+            found.append(parameter)
+    listed = {parameter.name for parameter in found}
+    if not found or any(p.kind is Parameter.VAR_KEYWORD for p in parameters_of(loss)):
+        # A function that hides its parameters can be fed what is declared.
+        hidden = [name for name in contract.fields if name not in listed]
+        found += [Parameter(name, Parameter.KEYWORD_ONLY) for name in hidden]
+    if not found:
+        raise no_parameters()
+    return found
+
+
+def _ignored_label(loss: Any) -> int | None:
+    """Return the label the loss is known to ignore: its attribute, or a setting of that name."""
+    own = getattr(loss, "ignore_index", None)
+    if isinstance(own, int):
+        return own
+    default = next((p.default for p in parameters_of(loss) if p.name in ("ignore_index", "ignore_label")), None)
+    given = loss.keywords.get("ignore_index", default) if isinstance(loss, functools.partial) else default
+    return given if isinstance(given, int) else None
+
+
+def _shifted(schema: Schema, outcome: Probe) -> Schema:
+    """Return the schema with logits aligned as the loss aligns them: some losses shift labels by one themselves."""
+    labels = next((slot for slot in schema.slots if slot.ignore is not None and slot.token_axis is not None), None)
+    logits = schema.find("model_outputs.logits")
+    if labels is None or logits is None or outcome.case is None or logits.key not in (outcome.gradients or {}):
+        return schema
+    assert outcome.gradients is not None
+    reached = outcome.gradients[logits.key].abs().sum(dim=-1) != 0
+    trained = outcome.case.trained
+    if not bool((reached[:, :-1] == trained[:, 1:]).all()) or bool(reached[:, -1].any()):
+        return schema
+    return Schema(tuple(replace(slot, shift=1) if slot == logits else slot for slot in schema.slots), schema.paired)

@@ -1,0 +1,123 @@
+"""What a parameter means by its name: the names used in TRL, verl, OpenRLHF, torchtune, Liger and plain torch code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from loss_reference.names import nearest_name
+
+__all__ = ["SIZES", "TRAINABLE", "meaning_of", "meanings_of", "nearest_known"]
+
+_OLD: Final = {"old", "prev", "previous", "behavior", "behaviour"}
+_REFERENCE: Final = {"ref", "reference", "base", "frozen"}
+_GENERATION: Final = {"rollout", "generation", "gen", "vllm", "sampling", "sampler", "inference", "infer"}
+_POLICY: Final = {"new", "current", "curr", "policy", "pi", "actor", "model", "student"}
+_FILLER: Final = {"per", "token", "tokens", "next", "action", "actions", "seq", "sequence", "response", "responses"}
+_FILLER_MORE: Final = {"completion", "completions", "all", "batch", "input", "inputs", "selected", "sum", "avg", "mean"}
+
+# Whole names, after `canonical`, and what they mean.
+_WORDS: Final[dict[str, str]] = {
+    "advantages": "advantages adv advs advantage gae",
+    "returns": "returns return ret rets value_targets target_values values_target",
+    "old_values": "old_values old_value phi_old_values prev_values values_old value_old",
+    "values": "values value vpreds vpred value_preds value_pred predicted_values new_values phi_values critic_values",
+    "entropy": "entropy entropies per_token_entropy token_entropy",
+    "rewards": "rewards reward reward_scores",
+    "rows_mask": "sample_mask row_mask rows_mask seq_mask sequence_mask sample_weights loss_multiplier",
+    "input_ids": "input_ids token_ids action_ids response_ids",
+    "margin": "margin margins",
+    "student": "student_logits student_logit logits_student y_s student student_outputs outputs_student",
+    "teacher": "teacher_logits teacher_logit logits_teacher y_t teacher teacher_outputs outputs_teacher",
+    "student_probabilities": "student_probs student_prob",
+    "teacher_probabilities": "teacher_probs teacher_prob",
+    "embedding": "anchor anchors positive positives negative negatives query queries key keys pos neg features embeddings "
+    "embedding feats x1 x2 input1 input2 z1 z2 z_i z_j zis zjs emb1 emb2 emb_i emb_j output1 output2 image_features "
+    "text_features image_embeds text_embeds image_embeddings text_embeddings",
+    "probabilities": "probs prob probabilities probability p",
+    "prediction": "input inputs logits logit pred preds prediction predictions output outputs y_pred y_preds y_hat yhat "
+    "score scores x out estimate forecast recon reconstruction model_output predicted student_output",
+    "target": "target targets label labels y y_true gt ground_truth truth tgt class_labels true actual gold y_target",
+}
+_MEANINGS: Final = {name: meaning for meaning, names in _WORDS.items() for name in names.split()}
+
+_EXAMPLES: Final = (
+    *_MEANINGS,
+    *("log_probs", "old_log_probs", "ref_log_probs", "rollout_log_probs", "response_mask", "action_mask", "loss_mask"),
+    *("policy_chosen_logps", "policy_rejected_logps", "reference_chosen_logps", "reference_rejected_logps"),
+    *("chosen_rewards", "rejected_rewards", "teacher_log_probs", "student_log_probs"),
+)
+
+TRAINABLE: Final = frozenset(
+    {
+        *("logprobs", "values", "entropy", "student", "student_probabilities", "student_logprobs", "embedding"),
+        *("probabilities", "prediction", "pair.policy_chosen_logps", "pair.policy_rejected_logps"),
+        *("pair.policy_other_logps", "pair.chosen_rewards", "pair.rejected_rewards"),
+    }
+)
+"""Meanings of what a model computes: these receive gradient, everything else is constant."""
+
+
+SIZES: Final = {name: "V" for name in ("vocab_size", "num_classes", "n_classes", "num_labels", "vocabulary_size")}
+"""Parameters that repeat the size of an axis of another input."""
+
+
+def meanings_of(parameters: Iterable[str]) -> dict[str, str | None]:
+    """Return what each parameter means beside the others: of two kinds of values, those called so are the old ones."""
+    found = {parameter: meaning_of(parameter) for parameter in parameters}
+    if list(found.values()).count("values") > 1:
+        found |= {name: "old_values" for name in found if name in ("values", "value")}
+    return found
+
+
+def meaning_of(parameter: str) -> str | None:
+    """Return what a parameter means, or ``None`` when its name says nothing."""
+    name = _canonical(parameter)
+    if name in _MEANINGS:
+        return _MEANINGS[name]
+    words = set(name.split("_"))
+    if words & {"mask", "masks"} or name.endswith("mask"):
+        return "token_mask"
+    if words & {"chosen", "rejected", "reject"}:
+        return _of_pair(words)
+    if "logp" in words:
+        return _of_logprobs(words)
+    return None
+
+
+def nearest_known(parameter: str) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name closest to ``parameter``, or the empty string."""
+    return nearest_name(parameter, _EXAMPLES)
+
+
+def _canonical(parameter: str) -> str:
+    name = parameter.strip("_").lower()
+    # log_prob, logprobs, log_probs, logps, log_p ... are one word.
+    return re.sub(r"(?<![a-z])(log_?prob(abilitie|abilitys?)?s?|log_?ps?)(?![a-z])", "logp", name)
+
+
+def _of_pair(words: set[str]) -> str | None:
+    side = "chosen" if "chosen" in words else "rejected"
+    if words & {"reward", "rewards", "score", "scores", "r", "values"}:
+        return f"pair.{side}_rewards"
+    if "logp" not in words:
+        return None
+    return f"pair.{'reference' if words & _REFERENCE else 'policy'}_{side}_logps"
+
+
+def _of_logprobs(words: set[str]) -> str | None:
+    if "kl" in words:
+        return f"pair.{'reference' if words & _REFERENCE else 'policy'}_other_logps"
+    rest = words - {"logp"} - _FILLER - _FILLER_MORE
+    if rest & _OLD:
+        return "old_logprobs"
+    if rest & _REFERENCE:
+        return "reference_logprobs"
+    if rest & _GENERATION:
+        return "generation_logprobs"
+    if "teacher" in rest:
+        return "teacher_logprobs"
+    if "student" in rest:
+        return "student_logprobs"
+    return "logprobs" if rest <= _POLICY else None

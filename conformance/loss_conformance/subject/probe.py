@@ -1,0 +1,77 @@
+"""Trying a set of inputs on a loss once, and saying how well it took them."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.build import build
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.plan import Plan
+from loss_conformance.cases.slot import Schema
+from loss_conformance.subject.result import result_of
+
+__all__ = ["PLAN", "Fit", "Probe", "probe", "spare"]
+
+PLAN: Final = Plan("typical", "typical", 4, 7, 5, 2, 3, 8, "ragged", "ones", True, 1)
+"""The case readings are tried on: no two sizes are equal, so that a wrong shape cannot broadcast silently."""
+
+
+class Fit(IntEnum):
+    """How well a loss took its inputs, worst first."""
+
+    RAISED = 0
+    NO_TENSOR = 1
+    BROKEN = 2  # a tensor, but not finite, or detached from the inputs
+    GOOD = 3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The outcome of one trial call.
+
+    Attributes:
+        fit: how well the loss took the inputs.
+        error: what it raised, if anything.
+        case: what it was called with.
+        gradients: gradient of the summed result with respect to every trainable input, by key.
+    """
+
+    fit: Fit
+    error: Exception | None = None
+    case: Case | None = None
+    gradients: dict[str, Tensor] | None = None
+
+
+def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Plan = PLAN) -> Probe:
+    """Call ``loss`` once with the inputs of ``schema``."""
+    case = build(schema, plan).cast(torch.float32)
+    leaves = {slot.key: case.tensor(slot).requires_grad_() for slot in case.slots() if slot.trainable}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value, _ = result_of(call(loss, case))
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return Probe(Fit.NO_TENSOR)
+        if not value.requires_grad or not bool(torch.isfinite(value).all()):
+            return Probe(Fit.BROKEN, case=case)
+        found = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True) if leaves else ()
+    except Exception as error:
+        return Probe(Fit.RAISED, error)
+    gradients = {key: g for key, g in zip(leaves, found, strict=True) if g is not None}
+    return Probe(Fit.GOOD if gradients else Fit.BROKEN, case=case, gradients=gradients)
+
+
+def spare(loss: Any) -> Any:
+    """Return a copy to experiment on, so that no trial call changes the state of the loss; itself if it has no copy."""
+    try:
+        return copy.deepcopy(loss)
+    except Exception:
+        return loss
