@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.own_batch import LARGEST_WIDENED, own_case
 from loss_conformance.cases.plan import ORDINARY, Plan
 from loss_conformance.cases.slot import Schema
 from loss_conformance.comparison import Comparison
@@ -21,6 +22,7 @@ from loss_conformance.facts.infer import infer
 from loss_conformance.facts.sources import contract_sources, declared_contract
 from loss_conformance.precision import computes_in_float64
 from loss_conformance.profile import PROFILES, Profile
+from loss_conformance.subject.handing_through import HandingThrough
 from loss_conformance.subject.interface import PROBE
 from loss_conformance.subject.reference import reference_subject
 from loss_conformance.subject.result import result_of
@@ -36,7 +38,7 @@ class Bench:
         CannotFeed: no inputs were found that the loss accepts.
     """
 
-    def __init__(self, subject: Subject, seed: int = 0) -> None:
+    def __init__(self, subject: Subject, seed: int = 0, example: tuple[Any, Any] | None = None) -> None:
         self.subject = subject
         self.seed = seed
         self.stopwatch = Stopwatch()
@@ -48,7 +50,12 @@ class Bench:
         self.device = "auto"
         self.baseline: Subject | None = None
         self.profile = PROFILES["standard"]
-        self.routes = subject.protocol.routes(subject.loss, declared_contract(subject))
+        if example is None:
+            self.routes = subject.protocol.routes(subject.loss, declared_contract(subject))
+        else:
+            self._asked = HandingThrough(*example).asked(subject.loss, *example)
+            self.routes = (own_case(*example, self._asked, declared_contract(subject), paired=False).schema,)
+        self._example = example
 
     def options(self, device: str, baseline: Subject | None, profile: Profile) -> None:
         """Note what the run asked for: a device, a baseline, and how much time there is."""
@@ -71,9 +78,22 @@ class Bench:
         return tuple(replace(route, paired=route.paired or paired) for route in self.routes)
 
     @cached_property
+    def own(self) -> Case | None:
+        """The user's own batch in the working precision, or ``None`` when cases are drawn."""
+        if self._example is None:
+            return None
+        case = own_case(*self._example, self._asked, self.facts.contract, self.schemas[0].paired)
+        return case.cast(self.dtype)
+
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The precision laws are tried in: float64, or float32 when the loss takes nothing wider."""
-        probe = self.case(PROBE, 0, torch.float64)
+        if self._example is not None:
+            probe = own_case(*self._example, self._asked, self.facts.contract, self.schemas[0].paired)
+            if sum(t.numel() for t in probe.tensors.values()) > LARGEST_WIDENED:
+                return torch.float32
+        else:
+            probe = self.case(PROBE, 0, torch.float64)
         try:
             self.evaluate(probe, dtype=torch.float64)
         except (LossRaised, Malformed):
@@ -89,7 +109,8 @@ class Bench:
         if self.dtype is torch.float32:
             return torch.finfo(torch.float32).eps
         follows = not self.facts.contract.surrogate_gradient
-        wide = computes_in_float64(self.case(PROBE, 0), self.evaluate, follows_gradient=follows)
+        probe = self.case(PROBE, 0) if self.own is None else self.own
+        wide = computes_in_float64(probe, self.evaluate, follows_gradient=follows)
         return torch.finfo(torch.float64 if wide else torch.float32).eps
 
     @cached_property
@@ -110,6 +131,10 @@ class Bench:
         if key not in self._cases:
             self._cases[key] = build(self.schemas[route], plan).cast(self.dtype)
         return self._cases[key]
+
+    def route_of(self, case: Case) -> int:
+        """Return which set of inputs a drawn case fills."""
+        return next((i for i, schema in enumerate(self.schemas) if schema == case.schema), 0)
 
     def base(self, case: Case) -> Evaluation:
         """Return the evaluation of an untouched case, computed once."""
@@ -206,6 +231,8 @@ class Bench:
 
     def cases_of(self, situations: tuple[str, ...], each: int) -> list[tuple[Case, Evaluation]]:
         """Return ``each`` cases of these situations with their evaluations, those that raised left out."""
+        if self.own is not None:
+            return [(self.own, self.base(self.own))]
         found = []
         for position, plan in enumerate(plan for situation in situations for plan in self.pool[situation][:each]):
             case = self.case(plan, position % len(self.schemas))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from itertools import cycle
 from typing import Any, Final
 
 import hypothesis
@@ -22,7 +23,7 @@ from loss_conformance.guard import ForeignExit, TimeLimit, contained, out_of_mem
 from loss_conformance.profile import profile_named
 from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.subject.subject import Subject
-from loss_conformance.trial import Broken, NotExercised, Trial
+from loss_conformance.trial import Broken, NotExercised, Trial, Unanswered
 from loss_conformance.verdict import Failure, Report, Status, Verdict
 from loss_reference.names import nearest_name
 
@@ -63,7 +64,7 @@ class Engine:
 
     def checks(self) -> list[Check]:
         """Return every check of the profile in running order. Does not touch the loss."""
-        return [check for check in every_check() if check.cost.value in self.profile.costs]
+        return [check for check in every_check() if check.belongs_to(self.profile.name)]
 
     @cached_property
     def bench(self) -> Bench:
@@ -74,7 +75,7 @@ class Engine:
         """
         try:
             with contained(self.profile.seconds):
-                bench = Bench(self.subject, self.seed)
+                bench = Bench(self.subject, self.seed, self.example() if self.example is not None else None)
                 bench.pool = self.pool
                 bench.options(device=self.device, baseline=self.baseline, profile=self.profile)
                 _ = bench.facts, bench.schemas
@@ -146,27 +147,37 @@ class Engine:
         return _as_exempted(verdict, exempt[check.name]) if check.name in exempt else verdict
 
     def _try_cases(self, check: Check) -> Verdict:
+        if self.bench.own is not None and not check.own_batch:
+            return Verdict(check.name, check.group, Status.NOT_APPLICABLE, reason="it needs batches drawn for it")
         tried, reasons = 0, []
-        route = 0
-        for situation in check.over:
-            for plan in self.pool[situation][: self.profile.cases]:
-                route += 1
-                outcome = self._once(check, plan, route % len(self.bench.schemas))
-                if isinstance(outcome, str):
-                    reasons.append(outcome)
-                    continue
-                tried += 1
-                if outcome is not None:
-                    return self._failed(check, plan, route % len(self.bench.schemas), outcome, tried)
+        for plan, case in self._cases(check):
+            outcome = self._once(check, case)
+            if isinstance(outcome, str):
+                reasons.append(outcome)
+                continue
+            tried += 1
+            if outcome is not None:
+                return self._failed(check, plan, case, outcome, tried)
         if not tried:
             return Verdict(check.name, check.group, Status.NOT_APPLICABLE, reason=reasons[0] if reasons else "no case")
         return Verdict(check.name, check.group, Status.PASSED, cases=tried)
 
-    def _once(self, check: Check, plan: Plan, route: int) -> Broken | str | None:
+    def _cases(self, check: Check) -> Iterator[tuple[Plan | None, Callable[[], Case]]]:
+        """Yield the cases a law is tried on, built when they are asked for: the user's own batch, or drawn ones."""
+        own = self.bench.own
+        if own is not None:
+            yield None, lambda: own
+            return
+        routes = cycle(range(len(self.bench.schemas)))
+        for situation in check.over:
+            for plan in self.pool[situation][: self.profile.cases]:
+                yield plan, partial(self.bench.case, plan, next(routes))
+
+    def _once(self, check: Check, case: Callable[[], Case]) -> Broken | str | None:
         """Return why the law does not apply, how it is broken, or ``None`` when it holds."""
         try:
             with contained(self.profile.seconds):
-                trial = Trial(self.bench, self.bench.case(plan, route))
+                trial = Trial(self.bench, case())
                 inapplicable = check.applies(trial)
                 if inapplicable is not None:
                     return inapplicable
@@ -178,24 +189,18 @@ class Engine:
         except (LossRaised, Malformed, ForeignExit, MemoryError) as error:
             return _broken_by(error)
         except TimeLimit as limit:
-            return Broken(str(limit), "an answer", cause="an endless loop, a lock, or work that grows with the values")
+            return Unanswered(str(limit))
         return None
 
-    def _failed(self, check: Check, plan: Plan, route: int, broken: Broken, tried: int) -> Verdict:
-        def still_fails(candidate: Plan) -> bool:
-            outcome = self._once(check, candidate, route)
-            return isinstance(outcome, Broken) and outcome.guessed == broken.guessed
-
+    def _failed(
+        self, check: Check, plan: Plan | None, case: Callable[[], Case], broken: Broken, tried: int
+    ) -> Verdict:
         steps = 0
-        if "no answer within" not in str(broken.got):
-            smallest, steps = smallest_plan(plan, still_fails, self.seed)
-            again = self._once(check, smallest, route)
-            if isinstance(again, Broken):
-                plan, broken = smallest, again
-        case = self.bench.case(plan, route)
+        if plan is not None and not isinstance(broken, Unanswered):
+            case, broken, steps = self._smallest(check, plan, case, broken)
         failure = Failure(
             law=check.statement,
-            case=describe_case(case, self.seed, steps),
+            case=describe_case(case(), self.seed, steps),
             changed=broken.changed,
             got=broken.got,
             wanted=broken.wanted,
@@ -208,6 +213,22 @@ class Engine:
         advice = check.severity is Severity.ADVICE or broken.guessed
         status = Status.ADVICE if advice else Status.FAILED
         return Verdict(check.name, check.group, status, failure=failure, cases=tried)
+
+    def _smallest(
+        self, check: Check, plan: Plan, case: Callable[[], Case], broken: Broken
+    ) -> tuple[Callable[[], Case], Broken, int]:
+        """Return the smallest case of the same situation and inputs that breaks the law the same way."""
+        route = self.bench.route_of(case())
+
+        def again(candidate: Plan) -> Broken | None:
+            outcome = self._once(check, partial(self.bench.case, candidate, route))
+            return outcome if isinstance(outcome, Broken) and outcome.guessed == broken.guessed else None
+
+        smallest, steps = smallest_plan(plan, lambda candidate: again(candidate) is not None, self.seed)
+        found = again(smallest)
+        if found is None:
+            return case, broken, 0
+        return partial(self.bench.case, smallest, route), found, steps
 
 
 def _broken_by(error: Exception) -> Broken:

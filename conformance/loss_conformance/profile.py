@@ -26,6 +26,10 @@ class Profile:
     seconds: float
     costs: tuple[str, ...]
 
+    def includes(self, cost: str) -> bool:
+        """Return whether checks of this cost class belong to the profile."""
+        return cost in self.costs
+
 
 PROFILES: Final = {
     "quick": Profile("quick", 1, 20.0, ("quick",)),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loss_conformance.bench import Bench
     from loss_conformance.facts.facts import Facts
 
-__all__ = ["Broken", "NotExercised", "Trial"]
+__all__ = ["Broken", "NotExercised", "Trial", "Unanswered"]
 
 
 class Broken(Exception):
@@ -48,6 +48,13 @@ class Broken(Exception):
         self.got, self.wanted = _shown(got), _shown(wanted)
         self.changed, self.tolerance, self.cause = changed, str(tolerance), cause
         self.declare, self.guessed, self.traceback = declare, guessed, traceback
+
+
+class Unanswered(Broken):
+    """The loss gave no answer in time; looking for a smaller case would take as long each time."""
+
+    def __init__(self, limit: str) -> None:
+        super().__init__(limit, "an answer", cause="an endless loop, a lock, or work that grows with the values.")
 
 
 class NotExercised(Exception):

@@ -52,6 +52,8 @@ def _fill(slot: Slot, world: World) -> Tensor:
     tensor = world.make(slot)
     if tensor is None:
         tensor = outside_vocabulary(slot, world)
+    if slot.shape[-1:] == ("1",) and tensor.dim() == len(slot.shape) - 1:
+        tensor = tensor.unsqueeze(-1)  # a head with one output
     if slot.ignore is not None:
         tensor = with_ignored(tensor, slot, world)
     if slot.role == "mask" and slot.integer:

@@ -22,6 +22,7 @@ __all__ = ["device_agreement"]
     cause="torch.zeros, ones, arange or tensor without device=, a buffer kept outside the module, or .cpu().",
     fix="Pass device=x.device, use x.new_zeros and torch.zeros_like, or register_buffer.",
     seen_in="pytorch/pytorch#108148",
+    own_batch=True,
 )
 def device_agreement(trial: Trial) -> None:
     device = real_device(trial.bench.device)

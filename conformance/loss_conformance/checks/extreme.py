@@ -33,6 +33,7 @@ SCALABLE: Final = ("logits", "logprobs", "values", "rewards", "embeddings")
     fix="Use logsigmoid, softplus, logsumexp or log1p; clamp the exponent, not the result.",
     seen_in="deepspeedai/DeepSpeedExamples#423",
     requires=("scalar_output", "finite_value"),
+    own_batch=True,
 )
 def extreme_inputs(trial: Trial) -> None:
     for slot in trial.case.slots():

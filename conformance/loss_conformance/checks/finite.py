@@ -43,6 +43,7 @@ LEGAL: Final = (
     cause="log or division of something that can be 0, exp of something large, 0 * inf where -inf logits meet probability 0.",
     fix="Stay in log space (logsigmoid, log_softmax, logsumexp, log1p, expm1); clamp denominators and exponents.",
     seen_in="huggingface/trl@57ba9b93a",
+    own_batch=True,
 )
 def finite_value(trial: Trial) -> None:
     got = trial.evaluate(trial.case, dtype=torch.float32)
@@ -59,6 +60,7 @@ def finite_value(trial: Trial) -> None:
     fix="Make the input safe before the operation: where(mask, x, 0), clamp before exp, sqrt of something above 0.",
     seen_in="pytorch/pytorch#89543",
     requires=("scalar_output", "finite_value"),
+    own_batch=True,
 )
 def finite_gradient(trial: Trial) -> None:
     got = trial.evaluate(trial.case, dtype=torch.float32)

@@ -32,6 +32,7 @@ DIRECTIONS: Final = 3
         if trial.facts.contract.surrogate_gradient
         else None
     ),
+    own_batch=True,
 )
 def finite_difference(trial: Trial) -> None:
     base = trial.finite_base

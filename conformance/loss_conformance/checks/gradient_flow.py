@@ -52,6 +52,7 @@ def _all_cases_flat(trial: Trial) -> bool:
     cause="a target, weight or baseline that is not detached; harmless only as long as nobody passes one with a graph.",
     fix="Call .detach() on every constant where it is read.",
     seen_in="lightly-ai/lightly@6bd7553b",
+    own_batch=True,
 )
 def constants_receive_none(trial: Trial) -> None:
     got = trial.evaluate(trial.case, constants_too=True)
@@ -77,6 +78,7 @@ def constants_receive_none(trial: Trial) -> None:
     cause="a custom autograd.Function whose backward ignores grad_output.",
     fix="Multiply what backward returns by grad_output.",
     seen_in="pytorch/pytorch#94226",
+    own_batch=True,
 )
 def upstream_gradient(trial: Trial) -> None:
     base = trial.finite_base
@@ -93,6 +95,7 @@ def upstream_gradient(trial: Trial) -> None:
     cause="an overridden backward that scales the loss, calls zero_grad, or runs twice.",
     fix="Leave backward alone, or let it call loss.backward() once on the tensor that was returned.",
     seen_in="volcengine/verl@e160d3b2e",
+    own_batch=True,
 )
 def backward_accumulates(trial: Trial) -> None:
     base = trial.finite_base
@@ -120,6 +123,7 @@ def backward_accumulates(trial: Trial) -> None:
     cause="needs_input_grad ignored in a custom backward, or a retained buffer that is only set when gradients flow.",
     fix="Guard every input separately in backward, and compute the value the same way with and without gradients.",
     seen_in="linkedin/Liger-Kernel@4a1677b8",
+    own_batch=True,
 )
 def any_subset(trial: Trial) -> None:
     base = trial.finite_base

@@ -25,6 +25,7 @@ __all__ = ["copies", "global_state_kept", "inputs_untouched", "repeatable", "sca
     fix="Return the tensor itself, reduced by sum() or mean(), and build nothing from Python numbers.",
     seen_in="OpenRLHF/OpenRLHF@1fc0ff25",
     requires=(),
+    own_batch=True,
 )
 def scalar_output(trial: Trial) -> None:
     base = trial.base
@@ -41,6 +42,7 @@ def scalar_output(trial: Trial) -> None:
     cause="an in-place operation (masked_fill_, div_, clamp_, x[...] = ...) on an input or on a view of it.",
     fix="Use the out-of-place form (masked_fill, /, torch.where), or clone first.",
     seen_in="NVIDIA-NeMo/Automodel#3917",
+    own_batch=True,
 )
 def inputs_untouched(trial: Trial) -> None:
     leaves, tensors = {}, {}
@@ -74,6 +76,7 @@ def inputs_untouched(trial: Trial) -> None:
     fix="Keep state out of compute_loss or declare Contract(stateful=True); pass random numbers in or declare stochastic=True.",
     seen_in="lightly-ai/lightly@78d66c01",
     applies=lambda trial: _says(trial, "stateful") or _says(trial, "stochastic"),
+    own_batch=True,
 )
 def repeatable(trial: Trial) -> None:
     first = trial.evaluate(trial.case)
@@ -93,6 +96,7 @@ def repeatable(trial: Trial) -> None:
     why="Everything after the loss runs with the changed state: other random numbers, no gradients, another precision.",
     cause="torch.manual_seed, torch.set_default_dtype, torch.set_grad_enabled, a random draw, or os.chdir inside the loss.",
     fix="Use the context-manager form (torch.no_grad(), torch.random.fork_rng()), or a torch.Generator of its own.",
+    own_batch=True,
 )
 def global_state_kept(trial: Trial) -> None:
     trial.evaluate(trial.case)

@@ -29,6 +29,7 @@ STRUCTURE: Final = ("mask", "count", "lengths", "pairs")
     fix="where(mask, x, 0) before exp and log; divide by mask.sum().clamp(min=1), not by the number of entries.",
     seen_in="volcengine/verl#2377",
     applies=lambda trial: None if masks_anything(trial) else "it takes no mask",
+    own_batch=True,
 )
 def mask_value(trial: Trial) -> None:
     base = trial.finite_base
@@ -49,6 +50,7 @@ def mask_value(trial: Trial) -> None:
     seen_in="volcengine/verl#2377",
     applies=lambda trial: None if masks_anything(trial) else "it takes no mask",
     requires=("scalar_output", "mask_value"),
+    own_batch=True,
 )
 def mask_extreme(trial: Trial) -> None:
     base = trial.finite_base
@@ -72,6 +74,7 @@ def mask_extreme(trial: Trial) -> None:
     seen_in="CarperAI/trlx@fbc9e04",
     applies=lambda trial: None if masks_anything(trial) else "it takes no mask",
     requires=("scalar_output", "mask_value"),
+    own_batch=True,
 )
 def mask_gradient(trial: Trial) -> None:
     base = trial.finite_base

@@ -23,6 +23,7 @@ __all__ = ["absent_rows", "padding"]
     seen_in="linkedin/Liger-Kernel@33f7f487",
     applies=lambda trial: None if masks_anything(trial) else "it takes no mask",
     requires=("scalar_output", "mask_value"),
+    own_batch=True,
 )
 def padding(trial: Trial) -> None:
     if not any(slot.token_axis is not None for slot in trial.case.slots()):
@@ -40,6 +41,7 @@ def padding(trial: Trial) -> None:
     seen_in="pytorch/rl@65702c58a",
     applies=lambda trial: None if _masks_rows(trial) else "it reads no mask of rows",
     requires=("scalar_output", "mask_value"),
+    own_batch=True,
 )
 def absent_rows(trial: Trial) -> None:
     if any(slot.role == "pairs" for slot in trial.case.slots()):

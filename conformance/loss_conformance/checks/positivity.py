@@ -22,6 +22,7 @@ EVERYWHERE: Final = ("typical", "on_policy", "off_policy", "saturated", "certain
     fix="Compare with the formula term by term; declare Contract(lower_bound=float('-inf')) if the loss has no minimum.",
     seen_in="huggingface/trl@7e5924d17",
     applies=lambda trial: _unbounded(trial, "lower_bound", float("-inf")),
+    own_batch=True,
 )
 def lower_bound(trial: Trial) -> None:
     bound = trial.facts.contract.lower_bound
@@ -48,6 +49,7 @@ def lower_bound(trial: Trial) -> None:
     fix="Compare with the formula term by term, and check what the mean divides by.",
     seen_in="huggingface/trl@7e5924d17",
     applies=lambda trial: _unbounded(trial, "upper_bound", float("inf")),
+    own_batch=True,
 )
 def upper_bound(trial: Trial) -> None:
     bound = trial.facts.contract.upper_bound

@@ -44,6 +44,7 @@ def _rows_reason(trial: Trial) -> str | None:
     fix="Divide by the global count the batch carries; fall back to the local one only when it is absent.",
     seen_in="huggingface/transformers#34191",
     applies=_adds_up,
+    own_batch=True,
 )
 def microbatch(trial: Trial) -> None:
     case = _with_counts(trial.case)
@@ -78,6 +79,7 @@ def microbatch(trial: Trial) -> None:
     applies=lambda trial: (
         f"coupled = True ({trial.facts.origin['coupled']})" if trial.facts.contract.coupled else _rows_reason(trial)
     ),
+    own_batch=True,
 )
 def duplicate_rows(trial: Trial) -> None:
     base = trial.finite_base

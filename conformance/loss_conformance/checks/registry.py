@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from loss_conformance.profile import profile_named
 from loss_reference.names import nearest_name
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Check:
         seen_in: a public bug it would have caught.
         applies: given a trial, why the law does not apply, or ``None`` when it does.
         requires: checks that must hold first; when one fails this one is blocked.
+        own_batch: it only transforms a batch, so it can be tried on one of the user's own.
         law: the function; returns when the law holds, raises ``Broken`` when not.
     """
 
@@ -84,7 +86,12 @@ class Check:
     seen_in: str
     applies: Callable[[Trial], str | None]
     requires: tuple[str, ...]
+    own_batch: bool
     law: Callable[[Trial], None]
+
+    def belongs_to(self, profile: str) -> bool:
+        """Return whether a run of this profile includes the check."""
+        return profile_named(profile).includes(self.cost.value)
 
 
 _checks: dict[str, Check] = {}
@@ -103,6 +110,7 @@ def check(
     cost: Cost = Cost.QUICK,
     applies: Callable[[Trial], str | None] = lambda trial: None,
     requires: tuple[str, ...] = ("scalar_output",),
+    own_batch: bool = False,
     name: str = "",
 ) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
     """Register the decorated law as a check named like the function.
@@ -116,7 +124,7 @@ def check(
         _validate(own_name, group, over, {"statement": statement, "why": why, "fix": fix}, requires)
         needed = tuple(required for required in requires if required != own_name)
         _checks[own_name] = Check(
-            own_name, group, statement, over, severity, cost, why, cause, fix, seen_in, applies, needed, law
+            own_name, group, statement, over, severity, cost, why, cause, fix, seen_in, applies, needed, own_batch, law
         )
         return law
 

@@ -29,6 +29,7 @@ PERTURBATIONS: Final = 3
     fix="Use log1p, expm1, logsumexp and log-probabilities throughout.",
     seen_in="kornia/kornia@fdb5d39bf",
     requires=("scalar_output", "finite_value"),
+    own_batch=True,
 )
 def float32_accuracy(trial: Trial) -> None:
     if trial.bench.dtype is not torch.float64:

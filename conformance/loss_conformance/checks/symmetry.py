@@ -20,6 +20,7 @@ __all__ = ["batch_permutation", "row_independence"]
     cause="broadcasting [B] against [B, S] along the wrong axis (silent when B = S), or flattening that mixes rows.",
     fix="Write the axis: weights[:, None] for rows, and sum over dim=1 before the mean over rows.",
     seen_in="qubvel-org/segmentation_models.pytorch@a542c55",
+    own_batch=True,
 )
 def batch_permutation(trial: Trial) -> None:
     base = trial.finite_base
@@ -52,6 +53,7 @@ def batch_permutation(trial: Trial) -> None:
     applies=lambda trial: (
         f"coupled = True ({trial.facts.origin['coupled']})" if trial.facts.contract.coupled else None
     ),
+    own_batch=True,
 )
 def row_independence(trial: Trial) -> None:
     base = trial.finite_base

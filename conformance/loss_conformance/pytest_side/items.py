@@ -85,10 +85,9 @@ class LossCheck(LossItem):
         if self.target.unfeedable is not None:
             pytest.skip("the loss cannot be fed")
         try:
-            return self.target.engine.run(self.name)
+            return self.target.ask(self.name)
         except Exception as error:
             self.record = Record.of_error(self.target.target, self.name, failure_text(self.nodeid, error)[0])
-            self.target.give_up(error)
             raise
 
     def _unseen_cause(self, verdict: Verdict) -> str:

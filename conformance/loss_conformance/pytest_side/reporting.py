@@ -68,8 +68,7 @@ class Reporting:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Turn a run that tested nothing red, and write the reports."""
         for target in self.collecting.targets:
-            if self.run.records_of(target.target):
-                self.run.note(target.target, target.notes())
+            self.run.note(target.target, target.notes())
         if self.usage_errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
         elif session.exitstatus == pytest.ExitCode.OK and self.run.problems():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from loss_conformance.run_options import RunOptions
 if TYPE_CHECKING:
     from loss_conformance.checks.registry import Check
     from loss_conformance.engine import Engine
+    from loss_conformance.verdict import Verdict
 
 __all__ = ["LossTarget"]
 
@@ -39,6 +39,7 @@ class LossTarget(pytest.Collector):
         self.showing = Showing(target, options, alone)
         self.unfeedable: Exception | None = None
         self._claimed: set[str] = set()
+        self._asked = False
         self.add_marker("loss_conformance")
 
     def load(self) -> None:
@@ -70,25 +71,27 @@ class LossTarget(pytest.Collector):
         self._claimed.add(cause)
         return True
 
-    def give_up(self, error: Exception) -> None:
-        """Ask the engine nothing more when the loss turned out to be unfeedable; each answer would be the same."""
+    def ask(self, check: str) -> Verdict:
+        """Return the engine's verdict.
+
+        Raises:
+            CannotFeed: the loss turned out to be unfeedable. Nothing is asked after that; each answer would be the same.
+        """
         from loss_conformance.subject.protocol import CannotFeed
 
-        if isinstance(error, CannotFeed):
+        self._asked = True
+        try:
+            return self.engine.run(check)
+        except CannotFeed as error:
             self.unfeedable = error
+            raise
 
     def header(self) -> tuple[str, ...]:
         """Return what was loaded; nothing when it cannot be fed."""
-        return self._learnt("header")
+        return tuple(self.engine.header()) if self.unfeedable is None else ()
 
     def notes(self) -> Notes:
-        """Return what the engine learnt about the loss; nothing when it cannot be fed."""
-        return Notes(self._learnt("header"), self._learnt("facts"), self._learnt("warnings"))
-
-    def _learnt(self, what: str) -> tuple[str, ...]:
-        from loss_conformance.subject.protocol import CannotFeed
-
-        with contextlib.suppress(CannotFeed):
-            if self.unfeedable is None:
-                return tuple(getattr(self.engine, what)())
-        return ()
+        """Return what the engine learnt about the loss in this process; nothing when no check ran or could."""
+        if not self._asked or self.unfeedable is not None:
+            return Notes()
+        return Notes(self.header(), tuple(self.engine.facts()), tuple(self.engine.warnings()))

@@ -34,6 +34,8 @@ class Line:
 def denominators(run: Run, target: str) -> str:
     """Return ``31 applicable, 29 passed, 1 failed, 1 advice; 6 not applicable`` for one target."""
     counts = run.counts(target)
+    if counts.total() == counts[ERROR]:
+        return f"{target}: nothing was tested: the checks could not be run"
     aside = counts[Status.NOT_APPLICABLE]
     parts = [f"{counts.total() - aside} applicable"]
     parts += [f"{counts[status]} {word}" for status, word in _COUNTED if counts[status] or status == Status.PASSED]

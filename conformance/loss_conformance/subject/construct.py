@@ -116,7 +116,7 @@ def _from_maker(
         loss = _product(target, loss)
     settings = _keyword_settings(maker, config)
     if by_config:
-        settings = {**_declared_settings(loss), **_read_settings(maker, config, use)}
+        settings = {**_declared_settings(loss), **_read_settings(maker, type(loss), config, use)}
     return Construction(loss, settings, lambda changed: _product(target, make({**config, **changed})))
 
 
@@ -138,16 +138,10 @@ def _snake(name: str) -> str:
 
 
 def _takes_config(maker: Callable[..., Any]) -> bool:
-    parameters = parameters_of_maker(maker)
-    named = [p for p in parameters if p.kind not in VARIADIC]
+    named = [p for p in parameters_of(maker) if p.kind not in VARIADIC]
     if named:
         return named[0].name in _CONFIG_NAMES
     return isinstance(maker, type) and issubclass(maker, LossFunction)
-
-
-def parameters_of_maker(maker: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the constructor parameters of a class, or the parameters of a factory."""
-    return parameters_of(maker)
 
 
 def _with_config(maker: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
@@ -159,18 +153,19 @@ def _with_keywords(maker: Callable[..., Any]) -> Callable[[Mapping[str, Any]], A
 
 
 def _refuse_bad_arguments(target: str, maker: Callable[..., Any], config: Mapping[str, Any], by_config: bool) -> None:
-    parameters = parameters_of_maker(maker)
-    required = required_parameters(maker)
-    missing = required[1:] if by_config and required[:1] == [parameters[0].name] else required
-    if by_config and required and required[0] not in _CONFIG_NAMES:
-        missing = required
-    missing = [name for name in missing if by_config or name not in config]
+    given = _CONFIG_NAMES if by_config else tuple(config)
+    missing = [name for name in required_parameters(maker) if name not in given]
     if missing:
         raise needs_arguments(target, maker, missing, config, by_config)
-    names = [p.name for p in parameters if p.kind not in VARIADIC]
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    parameters = parameters_of(maker)
+    open_ended = by_config or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    if not open_ended:
+        _refuse_unknown(target, [p.name for p in parameters if p.kind not in VARIADIC], config)
+
+
+def _refuse_unknown(target: str, names: list[str], config: Mapping[str, Any]) -> None:
     unknown = next((key for key in config if key not in names), None)
-    if not by_config and not open_ended and unknown is not None:
+    if unknown is not None:
         raise takes_no(target, unknown, names)
 
 
@@ -185,10 +180,7 @@ def _product(target: str, made: Any) -> Any:
 
 
 def _from_function(target: str, function: Callable[..., Any], config: Mapping[str, Any]) -> Construction:
-    names = [p.name for p in parameters_of(function) if p.kind not in VARIADIC]
-    unknown = next((key for key in config if key not in names), None)
-    if unknown is not None:
-        raise takes_no(target, unknown, names)
+    _refuse_unknown(target, [p.name for p in parameters_of(function) if p.kind not in VARIADIC], config)
 
     def with_settings(changed: Mapping[str, Any]) -> Any:
         bound = functools.partial(function, **changed)
@@ -209,8 +201,9 @@ def _declared_settings(loss: Any) -> dict[str, Any]:
     return {setting.key: getattr(loss, name) for name, setting in settings_of(type(loss)).items()}
 
 
-def _read_settings(maker: Callable[..., Any], config: Mapping[str, Any], use: Callable[[Any], None]) -> dict[str, Any]:
-    declared = settings_of(maker) if isinstance(maker, type) else {}
-    keys = {setting.key for setting in declared.values()}
-    log = settings_read(maker, config, use)
-    return {key: value for key, value in log.items() if key not in ADDRESSING_KEYS or key in keys}
+def _read_settings(
+    maker: Callable[..., Any], made: type, config: Mapping[str, Any], use: Callable[[Any], None]
+) -> dict[str, Any]:
+    declared = {setting.key for setting in settings_of(made).values()}
+    log = settings_read(maker, made, config, use)
+    return {key: value for key, value in log.items() if key in declared or key not in ADDRESSING_KEYS}

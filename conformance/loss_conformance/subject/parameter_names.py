@@ -59,7 +59,7 @@ TRAINABLE: Final = frozenset(
 """Meanings of what a model computes: these receive gradient, everything else is constant."""
 
 
-SIZES: Final = {name: "V" for name in ("vocab_size", "num_classes", "n_classes", "num_labels", "vocabulary_size")}
+SIZES: Final = dict.fromkeys(("vocab_size", "num_classes", "n_classes", "num_labels", "vocabulary_size"), "V")
 """Parameters that repeat the size of an axis of another input."""
 
 

@@ -27,8 +27,8 @@ _FORMS: Final[dict[str, tuple[Slot, ...]]] = {
     # Token logits of a language model, values of a value head, rewards of a reward head.
     "logits": (
         argument("logits", "logits", "B S V", kind=_LOGITS, shift=1, trainable=True),
-        argument("logits", "values", "B S 1", trainable=True),
-        argument("logits", "rewards", "B 1", trainable=True),
+        argument("logits", "values", "B S 1", kind="model_outputs.values", trainable=True),
+        argument("logits", "rewards", "B 1", kind="model_outputs.rewards", trainable=True),
     ),
     "next_token_logprobs": (
         argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -39,6 +40,10 @@ class RecordingConfig(dict[str, Any]):
         self.log[key] = value = super().setdefault(key, default)
         return value
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecordingConfig:
+        # A copy of a listening loss listens too, and tells the same log.
+        return RecordingConfig(copy.deepcopy(dict(self), memo), self.log)
+
     def __bool__(self) -> bool:
         # `config or {}` must not swap a listening config for a deaf one.
         return True
@@ -62,29 +67,30 @@ class _ListeningAttribute:
         instance.__dict__["config"] = RecordingConfig(value, self.log) if type(value) is dict else value
 
 
-def settings_read(maker: Callable[..., Any], config: Mapping[str, Any], use: Callable[[Any], None]) -> dict[str, Any]:
+def settings_read(
+    maker: Callable[..., Any], made: type, config: Mapping[str, Any], use: Callable[[Any], None]
+) -> dict[str, Any]:
     """Return the settings that ``maker(config)``, and then ``use`` of what it made, read, with the values in force.
 
-    The loss made here is thrown away: the one under test gets a plain dict. What goes wrong on the way is left for the
-    real construction to say; global random state is put back and nothing is printed.
+    The loss made here, one of class ``made``, is thrown away: the one under test gets a plain dict. What goes wrong on
+    the way is left for the real construction to say; global random state is put back and nothing is printed.
     """
     log: dict[str, Any] = {}
     quiet = contextlib.redirect_stdout(io.StringIO())
     with quiet, contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
-        with _listening(maker, log):
+        with _listening(made, log):
             loss = maker(RecordingConfig(config, log))
         use(loss)
     return log
 
 
 @contextlib.contextmanager
-def _listening(maker: Callable[..., Any], log: dict[str, Any]) -> Iterator[None]:
+def _listening(made: type, log: dict[str, Any]) -> Iterator[None]:
     # Only for a class whose instances keep `config` in the ordinary way.
-    ordinary = isinstance(maker, type) and not hasattr(maker, "config") and not hasattr(maker, "__slots__")
-    if not ordinary:
+    if hasattr(made, "config") or hasattr(made, "__slots__") or made.__module__ == "builtins":
         yield
         return
-    owner: Any = maker
+    owner: Any = made
     owner.config = _ListeningAttribute(log)
     try:
         yield

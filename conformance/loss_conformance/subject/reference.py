@@ -10,7 +10,7 @@ from loss_conformance.subject.subject import Subject
 from loss_reference.registry import registry
 from loss_reference.settings import settings_of
 
-__all__ = ["reference_subject"]
+__all__ = ["baseline_subject", "reference_subject"]
 
 
 def reference_subject(name: str, settings: Mapping[str, Any]) -> Subject:
@@ -24,3 +24,18 @@ def reference_subject(name: str, settings: Mapping[str, Any]) -> Subject:
     cls = registry.get(name)
     shared = {key: value for key, value in settings.items() if key in settings_of(cls)}
     return Subject(f"loss_reference.{cls.__name__}", cls(shared), InterfaceProtocol(), settings=shared, config=shared)
+
+
+def baseline_subject(baseline: Any, subject: Subject) -> Subject | None:
+    """Return what to compare ``subject`` with: ``None``, a subject, a registered name, or anything that can be loaded.
+
+    Raises:
+        TargetError: it is neither a registered name nor a target.
+    """
+    from loss_conformance.subject.load import load_subject
+
+    if baseline is None or isinstance(baseline, Subject):
+        return baseline
+    if isinstance(baseline, str) and baseline in registry.names():
+        return reference_subject(baseline, subject.settings)
+    return load_subject(baseline)

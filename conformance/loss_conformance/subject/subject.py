@@ -33,8 +33,10 @@ class Subject:
         loss: the object itself.
         protocol: how it is called.
         contract: a contract given beside the loss (``--loss-contract``), or ``None``.
-        settings: constructor settings found by watching what the constructor reads, with the values in force.
-        rebuild: returns another loss of the same kind with some settings changed; ``None`` for instances and functions.
+        settings: constructor settings found by watching what the constructor reads, or the numeric defaults of a
+            function, with the values in force.
+        rebuild: returns another loss of the same kind with some settings changed, raising what the user's code raises;
+            ``None`` for instances.
         config: the constructor config in force.
     """
 

@@ -54,5 +54,10 @@ class WatchedMapping(ModelOutputs):
 
         A field that is tested for first and then taken with ``[...]`` is optional.
         """
+        return {field: optional for field, optional in self.asked.items() if field in self.keys()}
+
+    @property
+    def asked(self) -> dict[str, bool]:
+        """The same for every field asked for, given or not."""
         order = {**self._required, **self._optional}
-        return {field: field in self._optional for field in order if field in self.keys()}
+        return {field: field in self._optional for field in order}
