@@ -56,7 +56,7 @@ def gradient_tolerance(gradient: Tensor, case: Case, eps: float, usual: float = 
 
 
 def _tolerance(magnitude: float, case: Case, eps: float) -> Tolerance:
-    terms = int(case.trained.sum()) + int(case.rows.numel())
+    terms = case.terms
     ulps = float(terms + OPERATIONS_PER_TERM)
     bound = min(ulps * eps, LARGEST_RELATIVE) * magnitude
     return Tolerance(bound, ulps, _name(eps), terms, magnitude)

@@ -73,6 +73,11 @@ class Case:
         """m = trained * rows, [B, S]: the weight of every token."""
         return self.trained.to(self.rows) * self.rows[:, None]
 
+    @property
+    def terms(self) -> int:
+        """How many numbers a loss may add up: the entries of its largest input."""
+        return max((t.numel() for t in self.tensors.values() if t.is_floating_point()), default=1)
+
     def cast(self, dtype: torch.dtype) -> Case:
         """Return the same case with every floating-point tensor in ``dtype``."""
         return replace(

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
+from loss_conformance.cases.hermetic import hermetic_draws
 from loss_conformance.cases.plan import SITUATIONS, Plan, plans
 
 __all__ = ["draw_pool", "smallest_plan"]
@@ -26,7 +27,8 @@ def draw_pool(cases: int, seed: int) -> dict[str, list[Plan]]:
         for situation, plan in drawn.items():
             pool[situation].append(plan)
 
-    collect()
+    with hermetic_draws():
+        collect()
     # The first example is the simplest of all: it shows little, and shrinking finds it anyway.
     return {situation: _distinct(found[1:] or found)[:cases] for situation, found in pool.items()}
 
@@ -44,12 +46,13 @@ def smallest_plan(failing: Plan, still_fails: Callable[[Plan], bool], seed: int,
         return still_fails(plan)
 
     try:
-        found = hypothesis.find(
-            plans(failing.situation),
-            fails,
-            settings=_settings(max_examples=tries, phases=(Phase.generate, Phase.shrink)),
-            random=Random(seed),
-        )
+        with hermetic_draws():
+            found = hypothesis.find(
+                plans(failing.situation),
+                fails,
+                settings=_settings(max_examples=tries, phases=(Phase.generate, Phase.shrink)),
+                random=Random(seed),
+            )
     except NoSuchExample:
         return failing, attempts
     return found, attempts

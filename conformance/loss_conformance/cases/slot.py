@@ -64,6 +64,11 @@ class Slot:
         return self.name if self.place == ARGUMENT else f'{self.place}["{self.name}"]'
 
     @property
+    def limited(self) -> bool:
+        """Whether its values may not leave a range that the role alone does not tell."""
+        return self.low is not None or self.high is not None or self.signs
+
+    @property
     def token_axis(self) -> int | None:
         """The axis that runs over tokens, or ``None``."""
         return next((axis for axis, letter in enumerate(self.shape) if letter in ("S", "S-1")), None)

@@ -37,7 +37,7 @@ SCALABLE: Final = ("logits", "logprobs", "values", "rewards", "embeddings")
 )
 def extreme_inputs(trial: Trial) -> None:
     for slot in trial.case.slots():
-        if slot.role not in SCALABLE or not trial.case.tensor(slot).is_floating_point():
+        if slot.role not in SCALABLE or slot.limited or not trial.case.tensor(slot).is_floating_point():
             continue
         for scale, case in _ladder(trial.case, slot):
             exact = trial.evaluate(case, dtype=torch.float64)

@@ -116,15 +116,20 @@ def first_nonfinite(got: Evaluation) -> str:
 def _emptied(trial: Trial) -> Case:
     """Return the case when it is empty for this loss: no row has weight, or no token is trained and terms are tokens."""
     case = trial.case
-    masks_rows = any(slot.role == "mask" and slot.token_axis is None for slot in case.slots())
-    masks_tokens = any(slot.role == "mask" and slot.token_axis is not None for slot in case.slots())
-    ignores = any(slot.ignore is not None for slot in case.slots())
-    if not (masks_rows or masks_tokens or ignores):
+    ignoring = [slot for slot in case.slots() if slot.ignore is not None]
+    masks = [slot for slot in case.slots() if slot.role == "mask"]
+    if not masks and not ignoring:
         raise NotExercised("it takes no mask, so no batch is empty")
-    if not bool((case.rows != 0).any()) and masks_rows:
+    if any(bool((case.tensor(slot) == slot.ignore).all()) for slot in ignoring):
         return case
-    of_tokens = trial.facts.contract.level == "token" or trial.facts.contract.family not in ("preference", "reward", "composite")
-    if (masks_tokens and of_tokens) or ignores:
+    if not bool((case.rows != 0).any()) and any(slot.token_axis is None for slot in masks):
+        return case
+    of_tokens = trial.facts.contract.level == "token" or trial.facts.contract.family not in (
+        "preference",
+        "reward",
+        "composite",
+    )
+    if of_tokens and any(slot.token_axis is not None for slot in masks):
         return case
     raise NotExercised("its terms are sequences, and it reads no sample_mask that could take them all out")
 

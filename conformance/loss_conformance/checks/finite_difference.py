@@ -85,13 +85,13 @@ def _central(trial: Trial, direction: dict[str, Tensor]) -> _Difference | None:
     step = 0.25 * trial.bench.eps ** (1 / 3)
     coarse, fine = (_slope(trial, direction, h) for h in (2 * step, step))
     rounding = 64 * trial.bench.eps * scale * _reach(trial.case) / step
-    curvature = abs(coarse - fine)
-    one_sided = _slope(trial, direction, step, forward=True)
-    second_order = abs(one_sided - fine)
-    # Smooth: halving the step divides the error of the central difference by 4 and the one-sided stays near it.
-    if curvature > rounding + 1e-2 * abs(fine) or second_order > 0.2 * abs(fine) + rounding + 1e3 * step * scale:
+    if abs(coarse - fine) > rounding + 1e-2 * abs(fine):
         return None
-    return _Difference(fine, rounding + 4 * curvature)
+    # Where the function is smooth the error of a one-sided difference halves with the step; at a kink it stays.
+    near, far = (abs(_slope(trial, direction, h, forward=True) - fine) for h in (step, 2 * step))
+    if near > 4 * rounding and far < 1.5 * near:
+        return None
+    return _Difference(fine, rounding + 4 * abs(coarse - fine))
 
 
 def _slope(trial: Trial, direction: dict[str, Tensor], step: float, forward: bool = False) -> float:

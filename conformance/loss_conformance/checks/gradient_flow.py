@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import Evaluation
+from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.report.numbers import number
-from loss_conformance.trial import Broken, Trial
+from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["any_subset", "backward_accumulates", "constants_receive_none", "trainables_receive_gradient", "upstream_gradient"]
 
@@ -52,10 +52,16 @@ def _all_cases_flat(trial: Trial) -> bool:
     cause="a target, weight or baseline that is not detached; harmless only as long as nobody passes one with a graph.",
     fix="Call .detach() on every constant where it is read.",
     seen_in="lightly-ai/lightly@6bd7553b",
+    applies=lambda trial: (
+        "it never promised to detach its constants" if trial.foreign and not trial.facts.promised("fields") else None
+    ),
     own_batch=True,
 )
 def constants_receive_none(trial: Trial) -> None:
-    got = trial.evaluate(trial.case, constants_too=True)
+    try:
+        got = trial.evaluate(trial.case, constants_too=True)
+    except LossRaised as refused:
+        raise NotExercised(f"it refuses constants that require grad: {refused}") from None
     promised = trial.facts.any_promised and not trial.foreign
     for slot in trial.case.slots():
         gradient = got.gradients.get(slot.key)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 
+import numpy
 import torch
 from torch import Tensor, nn
 
-from loss_conformance.checks.registry import check
+from loss_conformance.checks.registry import Severity, check
 from loss_conformance.global_state import changed_state, global_state
 from loss_conformance.report.numbers import number
+from loss_conformance.side_effects import observed_side_effects
 from loss_conformance.trial import Broken, Trial
 
-__all__ = ["copies", "global_state_kept", "inputs_untouched", "repeatable", "scalar_output"]
+__all__ = ["copies", "global_state_kept", "inputs_untouched", "quiet", "repeatable", "scalar_output"]
 
 
 @check(
@@ -100,6 +103,8 @@ def repeatable(trial: Trial) -> None:
 )
 def global_state_kept(trial: Trial) -> None:
     trial.evaluate(trial.case)
+    # From a random state no call leaves behind: seeding the generator anew on every call must show as well.
+    torch.rand(1), random.random(), numpy.random.random()
     before = global_state()
     trial.evaluate(trial.case)
     changed = changed_state(before, global_state())
@@ -107,6 +112,23 @@ def global_state_kept(trial: Trial) -> None:
         changed = [line for line in changed if "random state" not in line]
     if changed:
         raise Broken("; ".join(changed), "no change")
+
+
+@check(
+    group="interface",
+    statement="Calling L and its backward prints nothing, warns nothing and leaves no file.",
+    severity=Severity.ADVICE,
+    why="A loss runs millions of times, on every rank: a line each floods the log, a file each fills the disk.",
+    cause="a debugging print, a deprecated call, or logging to a file from inside the loss.",
+    fix="Return numbers as metrics, (loss, {'name': value}), and let the training loop log them.",
+    own_batch=True,
+)
+def quiet(trial: Trial) -> None:
+    trial.evaluate(trial.case)
+    with observed_side_effects() as effects:
+        trial.evaluate(trial.case)
+    if effects.lines():
+        raise Broken("; ".join(effects.lines()), "silence")
 
 
 @check(
@@ -149,5 +171,3 @@ def _first_difference(now: Tensor, before: Tensor) -> str:
     position = [int(i) for i in differs.nonzero()[0]]
     old, new = before[tuple(position)], now[tuple(position)]
     return f": {position} {number(old)} → {number(new)}"
-
-

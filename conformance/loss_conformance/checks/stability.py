@@ -37,7 +37,7 @@ def float32_accuracy(trial: Trial) -> None:
     exact = trial.finite_base
     got = trial.evaluate(trial.case, dtype=torch.float32)
     noise = [trial.evaluate(_perturbed(trial.case, seed)) for seed in range(PERTURBATIONS)]
-    terms = int(trial.case.trained.sum()) + len(trial.case.rows)
+    terms = trial.case.terms
     _require(trial, "loss", got.value, exact.value, [e.value for e in noise], 1.0 + float(exact.value.abs()), terms)
     for key, wanted in exact.gradients.items():
         largest = max(float(wanted[torch.isfinite(wanted)].abs().amax()), trial.bench.usual_gradients.get(key, 0.0))

@@ -43,7 +43,7 @@ def short_training(trial: Trial) -> None:
     slots = [slot for slot in trial.case.slots() if slot.key in base.gradients]
     if not slots or not any(_moves(trial, slot, base) for slot in slots):
         raise NotExercised("the gradient is 0 on this case: there is nowhere to go")
-    if any(slot.role not in (*FREE, "logprobs") for slot in slots):
+    if any(slot.limited or slot.role not in (*FREE, "logprobs") for slot in slots):
         raise NotExercised("a trainable input has a limited range no tiny model is known for")
     ends = []
     for rate in LEARNING_RATES:

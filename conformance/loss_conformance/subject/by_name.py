@@ -49,8 +49,9 @@ class ByNameProtocol(CallingProtocol):
         given: dict[str, Any] = {slot.name: case.tensor(slot) for slot in case.slots()}
         parameters = parameters_of(loss)
         given |= {p.name: _size(p.name, case) for p in parameters if _is_size(p)}
-        positional = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_ONLY and p.name in given]
-        return loss(*(given.pop(name) for name in positional), **given)
+        in_order = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_ONLY and p.name in given]
+        positional = [given.pop(name) for name in in_order]
+        return loss(*positional, **given)
 
 
 def _candidates(loss: Any, contract: Contract) -> Iterator[tuple[str, Schema]]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 from loss_conformance.subject.locate import is_loss_class
-from loss_conformance.subject.recording import settings_read
+from loss_conformance.subject.recording import LazySettings, settings_read
 from loss_conformance.subject.signatures import VARIADIC, parameters_of, required_parameters
 from loss_conformance.subject.subject import TargetError
 from loss_conformance.subject.unbuildable import needs_arguments, raised, takes_no
@@ -75,12 +75,11 @@ def _is_function(found: Any) -> bool:
 def _is_factory(function: Callable[..., Any]) -> bool:
     # A loss needs at least one tensor, so what can be called with nothing, or with a config alone, makes one.
     parameters = parameters_of(function)
-    readable = bool(parameters) or _has_signature(function)
-    return (
-        readable
-        and set(required_parameters(function)) <= set(_CONFIG_NAMES)
-        and not any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
-    )
+    if not parameters:
+        return _has_signature(function)
+    hidden = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    named = [p for p in parameters if p.kind not in VARIADIC]
+    return bool(named) and not hidden and set(required_parameters(function)) <= set(_CONFIG_NAMES)
 
 
 def _has_signature(function: Callable[..., Any]) -> bool:
@@ -114,9 +113,10 @@ def _from_maker(
         raise raised(target, maker, error, config if by_config else None) from None
     if not isinstance(maker, type):
         loss = _product(target, loss)
-    settings = _keyword_settings(maker, config)
+    settings: Mapping[str, Any] = _keyword_settings(maker, config)
     if by_config:
-        settings = {**_declared_settings(loss), **_read_settings(maker, type(loss), config, use)}
+        declared, made = _declared_settings(loss), type(loss)
+        settings = LazySettings(lambda: {**declared, **_read_settings(maker, made, config, use)})
     return Construction(loss, settings, lambda changed: _product(target, make({**config, **changed})))
 
 
@@ -185,6 +185,7 @@ def _from_function(target: str, function: Callable[..., Any], config: Mapping[st
     def with_settings(changed: Mapping[str, Any]) -> Any:
         bound = functools.partial(function, **changed)
         functools.update_wrapper(bound, function)
+        del bound.__dict__["__wrapped__"]  # or its signature would be taken for the one without settings
         return bound
 
     settings = _keyword_settings(function, config)

@@ -6,11 +6,12 @@ import contextlib
 import copy
 import io
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 
-__all__ = ["RecordingConfig", "settings_read"]
+__all__ = ["LazySettings", "RecordingConfig", "settings_read"]
 
 _MISSING: Any = object()
 
@@ -49,6 +50,29 @@ class RecordingConfig(dict[str, Any]):
         return True
 
 
+class LazySettings(Mapping[str, Any]):
+    """Settings that are looked for when somebody first asks: loading a loss does not call it."""
+
+    def __init__(self, find: Callable[[], Mapping[str, Any]]) -> None:
+        self._find = find
+
+    @cached_property
+    def _found(self) -> Mapping[str, Any]:
+        return self._find()
+
+    def __getitem__(self, name: str) -> Any:
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 class _ListeningAttribute:
     """Stands in for the attribute ``config`` of a class: a mapping stored there listens too."""
 
@@ -77,7 +101,7 @@ def settings_read(
     """
     log: dict[str, Any] = {}
     quiet = contextlib.redirect_stdout(io.StringIO())
-    with quiet, contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
+    with quiet, contextlib.suppress(Exception, SystemExit), torch.random.fork_rng(devices=[]):
         with _listening(made, log):
             loss = maker(RecordingConfig(config, log))
         use(loss)

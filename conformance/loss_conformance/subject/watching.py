@@ -19,6 +19,11 @@ class UnknownFieldRead(KeyError):
         self.place, self.field = place, field
 
 
+# A user's traceback ends with what a plain dict would have raised.
+UnknownFieldRead.__name__ = UnknownFieldRead.__qualname__ = "KeyError"
+UnknownFieldRead.__module__ = "builtins"
+
+
 class WatchedMapping(ModelOutputs):
     """A dict that records reads: ``required`` through ``[...]``, ``optional`` through ``get`` and ``in``."""
 

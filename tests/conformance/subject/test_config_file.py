@@ -38,9 +38,7 @@ def test_text_and_mapping(write, tmp_path):
 
 def test_bad_json():
     assert refused(config='{"beta": 0.1\n "x": 2}') == (
-        "--loss-config: the given text is not JSON: Expecting ',' delimiter at line 2, column 2\n"
-        '     "x": 2}\n'
-        "     ^"
+        "--loss-config: the given text is not JSON: Expecting ',' delimiter at line 2, column 2\n     \"x\": 2}\n     ^"
     )
 
 
@@ -101,9 +99,13 @@ def test_contract_files_and_objects(write, tmp_path):
 
 def test_bad_contracts(write, tmp_path):
     write("other.py", "it = 3\ndef fails(): raise ValueError('no')\n")
-    assert refused(contract='{"famly": "value"}').startswith("--loss-contract: the given text: unknown 'famly'; expected family, ")
+    assert refused(contract='{"famly": "value"}').startswith(
+        "--loss-contract: the given text: unknown 'famly'; expected family, "
+    )
     assert refused(contract='{"famly": "value"}').endswith("; did you mean 'family'?")
-    assert refused(contract='{"family": "valu"}').startswith("--loss-contract: the given text: Contract.family='valu' is not known")
+    assert refused(contract='{"family": "valu"}').startswith(
+        "--loss-contract: the given text: Contract.family='valu' is not known"
+    )
     assert refused(contract={"fields": {"x": {"role": "logits", "shapes": "B"}}}) == (
         "--loss-contract: the given mapping: fields.x: unknown 'shapes'; expected role, shape, trainable; "
         "did you mean 'shape'?"

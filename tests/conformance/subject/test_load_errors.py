@@ -98,8 +98,11 @@ DEFINED = "  losses defined in mylosses: MyLoss, Focal, Held, Raises, Keyed, Dou
             "training.MyLoss: there is no module 'training' in '{root}' or among the installed packages\n"
             "  modules there: mylosses",
         ),
-        ("nowhere:MyLoss", "nowhere:MyLoss: there is no module 'nowhere' in '{root}' or among the installed packages\n"
-            "  modules there: mylosses"),
+        (
+            "nowhere:MyLoss",
+            "nowhere:MyLoss: there is no module 'nowhere' in '{root}' or among the installed packages\n"
+            "  modules there: mylosses",
+        ),
         ("mylosses.MyLos", f"mylosses.MyLos: module 'mylosses' has no 'MyLos'; did you mean 'MyLoss'?\n{DEFINED}"),
         (
             "mylosses.MyLoss.forwards",
@@ -107,8 +110,14 @@ DEFINED = "  losses defined in mylosses: MyLoss, Focal, Held, Raises, Keyed, Dou
         ),
         ("mylosses", f"mylosses is a module; name the loss in it\n{DEFINED}"),
         ("mylosses.py", f"mylosses.py is a file; name the loss in it, as in mylosses.py:MyLoss\n{DEFINED}"),
-        ("mylosse.py:MyLoss", "mylosse.py:MyLoss: there is no file 'mylosse.py' in '{root}'; did you mean 'mylosses.py'?"),
-        ("sub/mylosses.py:MyLoss", "sub/mylosses.py:MyLoss: there is no file 'mylosses.py'; there is no folder '{root}/sub'"),
+        (
+            "mylosse.py:MyLoss",
+            "mylosse.py:MyLoss: there is no file 'mylosse.py' in '{root}'; did you mean 'mylosses.py'?",
+        ),
+        (
+            "sub/mylosses.py:MyLoss",
+            "sub/mylosses.py:MyLoss: there is no file 'mylosses.py'; there is no folder '{root}/sub'",
+        ),
         ("my losses", "'my losses' is not a target; write package.module.Name, module:Name or path/to/file.py:Name"),
         (
             "mylosses.beta",
@@ -131,7 +140,7 @@ DEFINED = "  losses defined in mylosses: MyLoss, Focal, Held, Raises, Keyed, Dou
         (
             "mylosses.Focal",
             "mylosses.Focal cannot be constructed without alpha and gamma; either give the config\n"
-            "    --loss-config '{\"alpha\": ..., \"gamma\": ...}'\n"
+            '    --loss-config \'{"alpha": ..., "gamma": ...}\'\n'
             "or name a factory instead\n"
             "    def make_loss():\n"
             "        return Focal(alpha=..., gamma=...)",
@@ -176,7 +185,7 @@ def test_module_missing_inside_a_package(write, tmp_path):
 def test_some_arguments_given(root):
     assert str(refused("mylosses.Focal", root, config={"alpha": 0.25})) == (
         "mylosses.Focal cannot be constructed without gamma; either give the config\n"
-        "    --loss-config '{\"alpha\": 0.25, \"gamma\": ...}'\n"
+        '    --loss-config \'{"alpha": 0.25, "gamma": ...}\'\n'
         "or name a factory instead\n"
         "    def make_loss():\n"
         "        return Focal(alpha=..., gamma=...)"
@@ -224,7 +233,7 @@ def test_missing_config_key(root):
     assert str(error) == (
         "mylosses.Keyed: constructing it raised KeyError: 'alpha'\n"
         "the config has no 'alpha'; give it:\n"
-        "    --loss-config '{\"beta\": 1, \"alpha\": ...}'"
+        '    --loss-config \'{"beta": 1, "alpha": ...}\''
     )
 
 
@@ -254,7 +263,7 @@ def test_import_raises(write, tmp_path):
 def test_syntax_error(write, tmp_path):
     path = write("typo.py", "def loss(input, target)\n    return input\n")
     error = refused("typo.py:loss", tmp_path)
-    assert str(error) == f"typo.py:loss: importing typo.py raised SyntaxError: expected ':' (typo.py, line 1)"
+    assert str(error) == "typo.py:loss: importing typo.py raised SyntaxError: expected ':' (typo.py, line 1)"
     assert error.traceback.splitlines()[0] == f'  File "{path}", line 1'
     assert "loss_conformance" not in error.traceback
 

@@ -198,7 +198,10 @@ def test_file_named_like_another_module(write, tmp_path):
 
 def test_package_that_exports_a_name_of_one_of_its_modules(write, tmp_path):
     write("twice/__init__.py", "from .focal import focal\n")
-    write("twice/focal.py", "def focal(input, target): return input.mean()\ndef other(input, target): return input.sum()\n")
+    write(
+        "twice/focal.py",
+        "def focal(input, target): return input.mean()\ndef other(input, target): return input.sum()\n",
+    )
     assert load_subject("twice.focal", root=tmp_path).loss.__name__ == "focal"
     assert load_subject("twice.focal.other", root=tmp_path).loss.__name__ == "other"
 
