@@ -6,6 +6,7 @@ same function as ``softplus((neg_sim - pos_sim) / temperature)``, and masks.
 """
 
 import torch
+
 from loss_reference import LossFunction
 
 

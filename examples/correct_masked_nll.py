@@ -5,6 +5,7 @@ that are trained, of the global batch when their number is given. A mask of anot
 """
 
 import torch
+
 from loss_reference import Contract, LossFunction
 
 

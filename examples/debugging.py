@@ -1,6 +1,7 @@
 """Look inside a loss: its parts, the gradients it sends out, and whether a run is stable. Run it: ``python debugging.py``."""
 
 import torch
+
 from loss_reference import (
     LossStabilityMonitor,
     ModelOutputs,

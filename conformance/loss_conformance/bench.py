@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,7 @@ from loss_conformance.cases.slot import Schema
 from loss_conformance.comparison import Comparison
 from loss_conformance.device.simulated import SimulatedDevice
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, Stopwatch, evaluate, scalar
+from loss_conformance.facts.coupling import Coupling, measure_coupling
 from loss_conformance.facts.facts import Facts, gather
 from loss_conformance.facts.infer import infer
 from loss_conformance.facts.sources import contract_sources, declared_contract
@@ -56,6 +58,9 @@ class Bench:
             self._asked = HandingThrough(*example).asked(subject.loss, *example)
             self.routes = (own_case(*example, self._asked, declared_contract(subject), paired=False).schema,)
         self._example = example
+        self._sources = contract_sources(subject)
+        # What calling the loss itself depends on is never inferred, so it is settled before anything is measured.
+        self._calling = gather(self._sources, self._output()).contract
 
     def options(self, device: str, baseline: Subject | None, profile: Profile) -> None:
         """Note what the run asked for: a device, a baseline, and how much time there is."""
@@ -64,15 +69,36 @@ class Bench:
     @cached_property
     def facts(self) -> Facts:
         """Every contract fact, and where it comes from."""
-        sources = contract_sources(self.subject)
-        declared = gather(sources, {}).contract
-        return gather(sources, infer(self.routes[0], declared.family))
+        inferred = infer(self.routes[0], gather(self._sources, {}), self.coupling)
+        return gather(self._sources, {**inferred, **self._output()})
+
+    def _output(self) -> dict[str, tuple[Any, str]]:
+        """Return that a foreign loss gives one value per term, when that is what its first call gave."""
+        protocol = self.subject.protocol
+        if not protocol.foreign or gather(self._sources, {}).promised("output"):
+            return {}
+        case = build(self.routes[0], PROBE).cast(torch.float32)
+        try:
+            value, _ = result_of(protocol.call(self.subject.loss, case))
+        except Exception:
+            return {}
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            return {}
+        return {
+            "output": ("terms", "its first call gave one value per term"),
+            "normalizer": ("sum", "the caller reduces the terms"),
+        }
+
+    @cached_property
+    def coupling(self) -> Coupling:
+        """How the rows hang together, measured."""
+        if self._example is not None:
+            return Coupling.UNKNOWN
+        return measure_coupling(self.routes[0], self.evaluate)
 
     @cached_property
     def schemas(self) -> tuple[Schema, ...]:
         """The routes, with rows paired when a term compares two of them."""
-        from dataclasses import replace
-
         pairs_of_rows = any(slot.place != "argument" for slot in self.routes[0].slots)
         paired = self.facts.contract.level == "pair" and pairs_of_rows and "N" not in self.routes[0].letters
         return tuple(replace(route, paired=route.paired or paired) for route in self.routes)
@@ -151,11 +177,11 @@ class Bench:
         case = case if dtype is None else case.cast(dtype)
         loss = self.subject.loss if loss is None else loss
         loss = self._in_precision(loss, _precision(case))
-        if self.facts.contract.stateful:
+        if self._calling.stateful:
             loss = copy.deepcopy(loss)
-        if self.facts.contract.stochastic:
+        if self._calling.stochastic:
             torch.manual_seed(self.seed)
-        terms = self.facts.contract.output == "terms"
+        terms = self._calling.output == "terms"
         return evaluate(self.subject.protocol, loss, case, terms=terms, stopwatch=self.stopwatch, **how)
 
     def call(self, case: Case) -> Tensor:
@@ -165,7 +191,7 @@ class Bench:
             value, _ = result_of(self.subject.protocol.call(loss, case))
         except Exception as error:
             raise LossRaised(error) from error
-        value = scalar(value, self.facts.contract.output == "terms")
+        value = scalar(value, self._calling.output == "terms")
         leaves = [t for t in case.tensors.values() if t.requires_grad]
         if value.requires_grad and leaves:
             torch.autograd.grad(value, leaves, allow_unused=True)
@@ -174,7 +200,7 @@ class Bench:
     def backward_into_grad(self, case: Case, start: float) -> dict[str, Tensor]:
         """Run the loss's own ``backward`` on leaves whose ``.grad`` is ``start`` everywhere; return the leaves."""
         loss = self._in_precision(self.subject.loss, _precision(case))
-        loss = copy.deepcopy(loss) if self.facts.contract.stateful else loss
+        loss = copy.deepcopy(loss) if self._calling.stateful else loss
         leaves = {
             slot.key: case.tensor(slot).clone().requires_grad_()
             for slot in case.slots()
@@ -184,9 +210,9 @@ class Bench:
             leaf.grad = torch.full_like(leaf, start)
         try:
             value, _ = result_of(self.subject.protocol.call(loss, case.with_tensors(leaves)))
-            value = scalar(value, self.facts.contract.output == "terms")
+            value = scalar(value, self._calling.output == "terms")
             own = getattr(loss, "backward", None)
-            own(value) if callable(own) else value.backward()
+            own(value) if callable(own) else torch.autograd.backward(value)
         except Exception as error:
             raise LossRaised(error, "backward") from error
         return leaves
@@ -196,7 +222,7 @@ class Bench:
         loss = self._in_precision(self.subject.loss, _precision(case))
         if isinstance(loss, nn.Module):
             loss = copy.deepcopy(loss).to(device)
-        terms = self.facts.contract.output == "terms"
+        terms = self._calling.output == "terms"
         return evaluate(self.subject.protocol, loss, case.to(device), terms=terms)
 
     def evaluate_simulated(self, case: Case, device: SimulatedDevice) -> Evaluation:
@@ -205,9 +231,10 @@ class Bench:
         if isinstance(loss, nn.Module):
             loss = copy.deepcopy(loss)
             for module in loss.modules():
-                for state in (module._parameters, module._buffers):
-                    state.update({name: device.put(t) for name, t in state.items() if t is not None})  # type: ignore[arg-type]
-        terms = self.facts.contract.output == "terms"
+                # Written past the module: a parameter of another class is refused by its own setter.
+                for state in (vars(module)["_parameters"], vars(module)["_buffers"]):
+                    state.update({name: device.put(t) for name, t in state.items() if t is not None})
+        terms = self._calling.output == "terms"
         return evaluate(self.subject.protocol, loss, case, terms=terms, through=device.put)
 
     def ordinary_bases(self) -> list[Evaluation]:

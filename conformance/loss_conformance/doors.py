@@ -175,6 +175,8 @@ def _report(engine: Engine, checks: tuple[str, ...]) -> Report:
 
 def _blocks(report: Report) -> str:
     known = {check.name: check for check in every_check()}
-    blocks = [failure_block(report.target, known[v.check], v.failure) for v in report.having(Status.FAILED) if v.failure]
+    blocks = [
+        failure_block(report.target, known[v.check], v.failure) for v in report.having(Status.FAILED) if v.failure
+    ]
     blocked = [f"{report.target}::{v.check} {v.reason}" for v in report.having(Status.BLOCKED)]
     return "\n\n".join(blocks + blocked) or f"{report.target}: no law applies to this loss"

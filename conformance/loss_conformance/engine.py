@@ -192,9 +192,7 @@ class Engine:
             return Unanswered(str(limit))
         return None
 
-    def _failed(
-        self, check: Check, plan: Plan | None, case: Callable[[], Case], broken: Broken, tried: int
-    ) -> Verdict:
+    def _failed(self, check: Check, plan: Plan | None, case: Callable[[], Case], broken: Broken, tried: int) -> Verdict:
         steps = 0
         if plan is not None and not isinstance(broken, Unanswered):
             case, broken, steps = self._smallest(check, plan, case, broken)
@@ -256,5 +254,3 @@ def _as_exempted(verdict: Verdict, reason: str) -> Verdict:
         )
         return replace(verdict, status=Status.FAILED, failure=failure, reason="exempt, but the law holds")
     return verdict
-
-

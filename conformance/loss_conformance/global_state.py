@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import numpy
 import torch
@@ -19,7 +19,7 @@ def global_state() -> dict[str, Any]:
     return {
         "torch random state": torch.get_rng_state(),
         "random state": random.getstate(),
-        "numpy random state": numpy.random.get_state()[1].tobytes(),  # type: ignore[index,union-attr]
+        "numpy random state": numpy.random.get_state()[1].tobytes(),  # type: ignore[index]
         "torch default dtype": torch.get_default_dtype(),
         "torch grad mode": torch.is_grad_enabled(),
         "torch inference mode": torch.is_inference_mode_enabled(),
@@ -37,10 +37,7 @@ def changed_state(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     lines = []
     for name, old in before.items():
         new = after[name]
-        if isinstance(old, torch.Tensor):
-            same = torch.equal(old, new)
-        else:
-            same = old == new
+        same = torch.equal(old, new) if isinstance(old, torch.Tensor) else old == new
         if not same:
             brief = len(f"{old}{new}") < 60
             lines.append(f"{name}: {old} → {new}" if brief else f"{name} changed")
@@ -58,13 +55,20 @@ def restored_global_state() -> Iterator[None]:
         torch.set_rng_state(before["torch random state"])
         random.setstate(before["random state"])
         numpy.random.set_state(numpy_state)
-        torch.set_default_dtype(before["torch default dtype"])
-        torch.set_grad_enabled(before["torch grad mode"])
-        torch.set_anomaly_enabled(before["torch anomaly mode"])
-        if torch.get_num_threads() != before["torch thread count"]:
-            torch.set_num_threads(before["torch thread count"])
-        torch.use_deterministic_algorithms(before["torch deterministic algorithms"])
-        torch.set_float32_matmul_precision(before["torch float32 matmul precision"])
-        torch.set_autocast_enabled("cpu", before["torch CPU autocast"])
-        if os.path.isdir(before["working directory"]):
-            os.chdir(before["working directory"])
+        after = global_state()
+        # Only what changed is put back: some of these setters import half of torch the first time.
+        for name, put_back in _SETTERS.items():
+            if after[name] != before[name]:
+                put_back(before[name])
+
+
+_SETTERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "torch default dtype": torch.set_default_dtype,
+    "torch grad mode": torch.set_grad_enabled,
+    "torch anomaly mode": torch.set_anomaly_enabled,
+    "torch thread count": torch.set_num_threads,
+    "torch deterministic algorithms": torch.use_deterministic_algorithms,
+    "torch float32 matmul precision": torch.set_float32_matmul_precision,
+    "torch CPU autocast": lambda enabled: torch.set_autocast_enabled("cpu", enabled),
+    "working directory": os.chdir,
+}

@@ -37,11 +37,18 @@ def open_engine(target: str, options: RunOptions) -> Engine:
 
 def _baseline(options: RunOptions) -> Subject | None:
     from loss_reference import registry
+    from loss_reference.names import nearest_name
 
     if options.baseline is None:
         return None
     if options.baseline in registry.names():
         return load_subject(registry.get(options.baseline))
+    if options.baseline.isidentifier():
+        hint = nearest_name(options.baseline, registry.names())
+        known = ", ".join(registry.names())
+        raise TargetError(
+            f"--loss-baseline {options.baseline}: no reference loss has this name{hint}\n  there are: {known}"
+        )
     return load_subject(options.baseline, root=Path(options.root))
 
 

@@ -58,7 +58,9 @@ def observed_side_effects() -> Iterator[SideEffects]:
         finally:
             _watching.remove(effects)
     effects.printed = text.getvalue()
-    effects.warned = [f"{w.category.__name__}: {_first_line(str(w.message))}" for w in caught if w.category is not ResourceWarning]
+    effects.warned = [
+        f"{w.category.__name__}: {_first_line(str(w.message))}" for w in caught if w.category is not ResourceWarning
+    ]
 
 
 _watching: list[SideEffects] = []

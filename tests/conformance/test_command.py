@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from loss_conformance.checks.registry import every_check
 from loss_conformance.command import main
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from loss_reference import Contract, LossFunction
 from tests.faults.fault import ADVICE, Fault
+from tests.faults.masking import JsdLogs, LocalNll
 from tests.faults.parts import (
     constant,
     gathered,
@@ -22,7 +23,6 @@ from tests.faults.parts import (
     token_weights,
 )
 from tests.faults.reduction import DividedOnce
-from tests.faults.masking import JsdLogs, LocalNll
 
 DPO = Contract(family="preference", level="pair", lower_bound=0.0)
 PG = Contract(family="policy_gradient", normalizer="global")
@@ -94,9 +94,11 @@ class RowNormalised(LossFunction):
 
     def compute_loss(self, batch, model_outputs):
         m = token_weights(batch)
-        r = batch["rewards"].detach()
-        a = (r - r.mean()) / self.scale(r)
-        return token_mean(-policy(model_outputs, m) * a[:, None], m, batch)
+        r, present = batch["rewards"].detach(), row_weights(batch, m) != 0
+        if not bool(present.any()):
+            return (policy(model_outputs, m) * m).sum()
+        a = (r - r[present].mean()) / self.scale(r[present])
+        return token_mean(-policy(model_outputs, m) * torch.where(present, a, 0.0)[:, None], m, {})
 
 
 class StdOfOne(RowNormalised):
@@ -258,8 +260,8 @@ FAULTS = (
     Fault("B071", "mean of an empty selection", "NVIDIA-NeMo/RL@5ff10f613", MeanOfSelection, LocalNll, ("finite",), Contract(family="supervised")),
     Fault("B073", "a fresh zero for a batch of padding", "PrimeIntellect-ai/prime-rl@e2e6f9ab1", GraphlessZero, LocalNll, ("finite",), Contract(family="supervised")),
     Fault("B081", "KL baseline is the mean of no rows", "huggingface/trl@14e0d7880", KtoMeanOfNothing, Kto, ("finite",), Contract(family="preference", level="sequence", coupled=True, surrogate_gradient=True)),
-    Fault("B083", "standard deviation of one row", "DLR-RM/stable-baselines3@2cc1477f", StdOfOne, RowNormalised, ("finite",), Contract(coupled=True)),
-    Fault("B085", "division by a standard deviation of 0", "huggingface/trl@decc832d3", StdOfNothing, RowNormalised, ("finite",), Contract(coupled=True)),
+    Fault("B083", "standard deviation of one row", "DLR-RM/stable-baselines3@2cc1477f", StdOfOne, RowNormalised, ("finite",), Contract(family="policy_gradient", normalizer="local", coupled=True)),
+    Fault("B085", "division by a standard deviation of 0", "huggingface/trl@decc832d3", StdOfNothing, RowNormalised, ("finite",), Contract(family="policy_gradient", normalizer="local", coupled=True)),
     Fault("B086", "class absent from the batch weighs 1/0", "Project-MONAI/MONAI@8d7944ffb", AbsentClassInfinite, ClassBalanced, ("finite",), Contract(family="supervised", coupled=True)),
     Fault("B089", "log(sigmoid(x))", "huggingface/trl@57ba9b93a", LogOfSigmoid, DividedOnce, ("finite",), DPO),
     Fault("B090", "-log(sigmoid(x)) on rewards", "deepspeedai/DeepSpeedExamples#423", RewardLogOfSigmoid, RewardSoftplus, ("finite",), Contract(family="reward", level="pair")),

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from loss_reference import LossFunction, ModelOutputs, registry
 from torch import Tensor
+
+from loss_reference import LossFunction, ModelOutputs, registry
 
 Tensors = dict[str, Tensor]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loss_reference import registry
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loss_reference import registry
 from tests.oracles import contrastive, distillation, policy_gradient, preference, reward, supervised, value
 from tests.reference.cases import READS_LOGPROBS, Tensors, case, trainable, value_and_gradient
 

@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
+
 from loss_reference import Contract, ContractError, Field, Option
 
 FULL = Contract(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from loss_reference import DPOLoss, LossFunction, ModelOutputs, registry
 from torch import Tensor, nn
 
+from loss_reference import DPOLoss, LossFunction, ModelOutputs, registry
 from tests.reference.cases import case
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import pickle
 
-import loss_reference
 import pytest
 import torch
-from loss_reference import LossFunction, ModelOutputs, registry
 from torch import Tensor
 
+import loss_reference
+from loss_reference import LossFunction, ModelOutputs, registry
 from tests.reference.cases import (
     ALL_LOSSES,
     PAIR_LOSSES,

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+
 from loss_reference import ConfigError, DPOLoss, LossFunction, Setting
 
 

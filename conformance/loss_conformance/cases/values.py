@@ -133,7 +133,11 @@ class World:
         """[B, D] embeddings; identical rows for ties."""
         spread = {"saturated": 30.0, "certain": 8.0}.get(self.plan.regime, 1.0)
         rows = self.normal(self.rows, self.plan.features)
-        return (rows[:1].expand(rows.shape).clone() if self.plan.regime == "ties" else rows) * spread
+        if self.plan.regime == "ties":
+            # Now and then along one axis: their cosine is then exactly 1, not 1 up to rounding.
+            one = torch.eye(self.plan.features, dtype=torch.float64)[0] * 2 if self.plan.seed % 2 else rows[0]
+            rows = one.expand(rows.shape).clone()
+        return rows * spread
 
     def pairs(self) -> Tensor:
         """[N, 2] indices of two different rows."""
@@ -194,6 +198,8 @@ class World:
     def aligned(self, grid: Tensor, slot: Slot) -> Tensor:
         """Return a token-aligned tensor shifted to the alignment of ``slot``; entries past the last token repeat it."""
         axis = slot.token_axis
+        if axis is None and len(slot.shape) == 1 and grid.dim() == 2:
+            return grid[:, -1].clone()  # one for the whole row, as of its last token
         if axis is None or slot.shift == 0:
             return grid.clone()
         length = self.tokens - 1 if slot.shape[axis] == "S-1" else self.tokens

@@ -1,39 +1,27 @@
-"""The laws, one family per file. Importing this package registers all of them, in the order they run."""
+"""The laws, one family per file. Importing this package registers all of them, prerequisites first."""
 
-from loss_conformance.checks import (
-    interface,
-    finite,
-    extreme,
-    gradient_flow,
-    finite_difference,
-    masking,
-    padding,
-    reduction,
-    symmetry,
-    positivity,
-    direction,
-    options,
-    stability,
-    training,
-    baseline,
-    device_parity,
-)  # isort: skip - a check is registered after its prerequisites
+from importlib import import_module
+from typing import Final
 
-__all__ = [
+IN_ORDER: Final = (
+    "interface",
+    "finite",
+    "extreme",
+    "gradient_flow",
+    "finite_difference",
+    "masking",
+    "padding",
+    "reduction",
+    "symmetry",
+    "positivity",
+    "direction",
+    "options",
+    "stability",
+    "training",
     "baseline",
     "device_parity",
-    "direction",
-    "extreme",
-    "finite",
-    "finite_difference",
-    "gradient_flow",
-    "interface",
-    "masking",
-    "options",
-    "padding",
-    "positivity",
-    "reduction",
-    "stability",
-    "symmetry",
-    "training",
-]
+)
+"""The files of this folder in which laws are registered; a law comes after what it requires."""
+
+for _file in IN_ORDER:
+    import_module(f"{__name__}.{_file}")

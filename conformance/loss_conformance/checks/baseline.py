@@ -8,7 +8,18 @@ from loss_conformance.trial import NotExercised, Trial
 
 __all__ = ["baseline_gradient", "baseline_value"]
 
-OVER = ("typical", "on_policy", "off_policy", "full", "holes", "one_token", "one_row", "square", "absent_rows", "saturated")
+OVER = (
+    "typical",
+    "on_policy",
+    "off_policy",
+    "full",
+    "holes",
+    "one_token",
+    "one_row",
+    "square",
+    "absent_rows",
+    "saturated",
+)
 
 
 def _has_baseline(trial: Trial) -> str | None:
@@ -53,4 +64,5 @@ def baseline_gradient(trial: Trial) -> None:
 def _comparison(trial: Trial) -> Comparison:
     comparison = trial.bench.comparison
     assert comparison is not None
+    trial.compare_in_float32()
     return comparison

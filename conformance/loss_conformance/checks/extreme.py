@@ -9,9 +9,9 @@ import torch
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
-from loss_conformance.checks.similarities import similarities
 from loss_conformance.checks.finite import first_nonfinite
 from loss_conformance.checks.registry import check
+from loss_conformance.checks.similarities import similarities
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, Trial
@@ -27,7 +27,7 @@ SCALABLE: Final = ("logits", "logprobs", "values", "rewards", "embeddings")
 @check(
     group="finite",
     statement="Where float64 gives a finite value and gradient that float32 can hold, float32 gives finite ones too.",
-    over=("typical", "full"),
+    over=("typical", "full", "ties"),
     why="Long sequences, confident models and drifted policies reach these inputs in every real run.",
     cause="exp, sigmoid or a ratio formed outside log space: it overflows above 88 or underflows to log(0).",
     fix="Use logsigmoid, softplus, logsumexp or log1p; clamp the exponent, not the result.",

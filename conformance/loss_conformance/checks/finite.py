@@ -48,7 +48,9 @@ LEGAL: Final = (
 def finite_value(trial: Trial) -> None:
     got = trial.evaluate(trial.case, dtype=torch.float32)
     if not bool(torch.isfinite(got.value)) and not _limit_is_infinite(trial):
-        raise Broken(f"{number(got.value)}{similarities(trial, trial.case)}", "a finite number")
+        raise Broken(
+            f"{number(got.value)}{similarities(trial, trial.case)}", "a finite number", guessed=_filtered(trial)
+        )
 
 
 @check(
@@ -66,12 +68,13 @@ def finite_gradient(trial: Trial) -> None:
     got = trial.evaluate(trial.case, dtype=torch.float32)
     where = first_nonfinite(got)
     if where and not _limit_is_infinite(trial):
-        raise Broken(f"{where}, with a loss of {number(got.value)}", "finite entries everywhere")
+        said = f"{where}, with a loss of {number(got.value)}"
+        raise Broken(said, "finite entries everywhere", guessed=_filtered(trial))
 
 
 @check(
     group="finite",
-    statement="On a batch with nothing left to train on, L is exactly 0 (or what the contract says), its gradient 0, its graph attached.",
+    statement="On a batch with nothing left to train on, L is exactly 0 (or as declared), its gradient 0, its graph attached.",
     over=("all_masked",),
     why="A microbatch of padding alone is ordinary; NaN from 0/0 there stops the run, and a graph-less 0 crashes backward.",
     cause="a sum divided by a count of 0, the mean of an empty selection, or torch.tensor(0.) returned early.",
@@ -95,7 +98,9 @@ def empty_batch(trial: Trial) -> None:
             raise Broken(got.value, "nan, as the contract says")
         return
     if float(got.value) != 0.0:
-        raise Broken(got.value, "exactly 0", guessed=guess, declare='Contract(empty="nan")' if got.value.isnan() else "")
+        raise Broken(
+            got.value, "exactly 0", guessed=guess, declare='Contract(empty="nan")' if got.value.isnan() else ""
+        )
     if not got.attached and any(slot.trainable for slot in case.slots()):
         raise Broken("0, detached from the graph", "0 with the graph attached: backward() must work", guessed=guess)
     for key, gradient in got.gradients.items():
@@ -120,7 +125,7 @@ def _emptied(trial: Trial) -> Case:
     masks = [slot for slot in case.slots() if slot.role == "mask"]
     if not masks and not ignoring:
         raise NotExercised("it takes no mask, so no batch is empty")
-    if any(bool((case.tensor(slot) == slot.ignore).all()) for slot in ignoring):
+    if any(bool(torch.eq(case.tensor(slot), slot.ignore or 0).all()) for slot in ignoring):
         return case
     if not bool((case.rows != 0).any()) and any(slot.token_axis is None for slot in masks):
         return case
@@ -132,6 +137,11 @@ def _emptied(trial: Trial) -> Case:
     if of_tokens and any(slot.token_axis is not None for slot in masks):
         return case
     raise NotExercised("its terms are sequences, and it reads no sample_mask that could take them all out")
+
+
+def _filtered(trial: Trial) -> bool:
+    """Return whether only a filtered vocabulary (-inf logits) shows it to a loss that never promised to take one."""
+    return trial.foreign and any(_has_infinity(t) for t in trial.case.tensors.values())
 
 
 def _limit_is_infinite(trial: Trial) -> bool:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["any_subset", "backward_accumulates", "constants_receive_none", "trainables_receive_gradient", "upstream_gradient"]
+__all__ = [
+    "any_subset",
+    "backward_accumulates",
+    "constants_receive_none",
+    "trainables_receive_gradient",
+    "upstream_gradient",
+]
 
 
 @check(
@@ -139,5 +144,3 @@ def any_subset(trial: Trial) -> None:
     for key in base.gradients:
         got: Evaluation = trial.evaluate(trial.case, only=frozenset((key,)))
         trial.require_same(got, base, f"only {key} requires grad")
-
-

@@ -62,7 +62,9 @@ def inputs_untouched(trial: Trial) -> None:
     trial.bench.call(trial.case.with_tensors(tensors))
     for key, tensor in tensors.items():
         if tensor.shape != before[key].shape or not _identical(tensor.detach(), before[key]):
-            raise Broken(f"{key} was changed in place{_first_difference(tensor.detach(), before[key])}", "its old content")
+            raise Broken(
+                f"{key} was changed in place{_first_difference(tensor.detach(), before[key])}", "its old content"
+            )
         if tensor.requires_grad != flags[key]:
             raise Broken(f"{key}.requires_grad became {tensor.requires_grad}", f"{flags[key]}")
     for key, leaf in leaves.items():

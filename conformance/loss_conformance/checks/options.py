@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Final
 
 import torch
@@ -31,46 +33,65 @@ def option_effect(trial: Trial) -> None:
     if trial.bench.subject.rebuild is None:
         raise NotExercised("an instance cannot be constructed again with other settings")
     settings = _settings(trial)
-    silent, without_gradient = [], []
-    for name in settings:
-        value_moves, gradient_moves = _effects(trial, name, settings)
-        if value_moves is None:
-            continue
-        if not value_moves and not gradient_moves:
-            silent.append(name)
-        elif not gradient_moves:
-            without_gradient.append(name)
-    if without_gradient:
-        name = without_gradient[0]
-        raise Broken(
-            f"{name} changes the value of L and no gradient at all",
-            f"a gradient that changes with {name}",
-            cause=f"{name} only adds a constant: it is detached, or went through .item().",
-            guessed=isinstance(trial.bench.subject.settings.get(name), bool),
-        )
-    if silent:
-        name = silent[0]
-        raise Broken(
-            f"{name} changes neither value nor gradient",
-            f"an L that changes with {name}",
-            guessed=name not in trial.facts.contract.options,
-        )
+    effects = {name: _effect(trial, name, settings) for name in settings}
+    for name, effect in effects.items():
+        if effect.value_moves and not effect.gradient_moves:
+            raise Broken(
+                f"{name} changes the value of L and no gradient at all",
+                f"a gradient that changes with {name}",
+                cause=f"{name} only adds a constant: it is detached, or went through .item().",
+                guessed=isinstance(trial.bench.subject.settings.get(name), bool),
+            )
+    for name, effect in effects.items():
+        if effect.value_moves is False and not effect.gradient_moves:
+            raise Broken(
+                f"{name} changes neither value nor gradient",
+                f"an L that changes with {name}",
+                guessed=name not in trial.facts.contract.options,
+            )
+        if effect.alike:
+            one, other = sorted(effect.alike)[0]
+            raise Broken(f"{name}={one!r} and {name}={other!r} give the same L and gradient", "two different losses")
 
 
-def _effects(trial: Trial, name: str, settings: dict[str, list[Any]]) -> tuple[bool | None, bool]:
-    """Return whether the value and the gradient change with the setting; ``None`` when no two values are legal.
+@dataclass
+class _Effect:
+    """What a setting does.
 
-    It is varied alone first, then together with each other setting: some act only beside another one.
+    Attributes:
+        value_moves: whether the value changes with it; ``None`` when no two of its values are legal.
+        gradient_moves: whether the gradient does.
+        alike: pairs of words between which nothing was seen to change at all.
     """
+
     value_moves: bool | None = None
+    gradient_moves: bool = False
+    alike: set[tuple[str, str]] = field(default_factory=set)
+
+    def compare(self, one: Any, got: list[Evaluation], other: Any, wanted: list[Evaluation]) -> None:
+        """Note what changes between two values of the setting."""
+        pairs = list(zip(got, wanted, strict=True))
+        value_moves = any(bool(a.value != b.value) for a, b in pairs)
+        gradient_moves = any(_gradients_differ(a, b) for a, b in pairs)
+        self.value_moves = bool(self.value_moves) or value_moves
+        self.gradient_moves = self.gradient_moves or gradient_moves
+        if value_moves or gradient_moves:
+            self.alike.discard((one, other))
+
+
+def _effect(trial: Trial, name: str, settings: dict[str, list[Any]]) -> _Effect:
+    """Vary a setting alone, then together with each other one: some act only beside another."""
+    effect = _Effect()
+    if name in trial.facts.contract.options:
+        # Two words name two behaviours; two numbers may both lie beyond where a clip acts.
+        effect.alike = {pair for pair in combinations(settings[name], 2) if all(isinstance(x, str) for x in pair)}
     for beside in _companions(name, settings):
-        found = [answers for value in settings[name] if (answers := _answers(trial, {**beside, name: value}))]
-        for other in found[1:]:
-            pairs = list(zip(found[0], other, strict=True))
-            value_moves = bool(value_moves) or any(bool(a.value != b.value) for a, b in pairs)
-            if any(_gradients_differ(a, b) for a, b in pairs):
-                return True, True
-    return value_moves, False
+        answers = [(value, got) for value in settings[name] if (got := _answers(trial, {**beside, name: value}))]
+        for (one, got), (other, wanted) in combinations(answers, 2):
+            effect.compare(one, got, other, wanted)
+        if effect.gradient_moves and not effect.alike:
+            break
+    return effect
 
 
 def _companions(name: str, settings: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:

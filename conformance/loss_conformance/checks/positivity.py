@@ -10,7 +10,18 @@ from loss_conformance.trial import Broken, Trial
 
 __all__ = ["lower_bound", "upper_bound"]
 
-EVERYWHERE: Final = ("typical", "on_policy", "off_policy", "saturated", "certain", "ties", "full", "holes", "one_row", "absent_rows")
+EVERYWHERE: Final = (
+    "typical",
+    "on_policy",
+    "off_policy",
+    "saturated",
+    "certain",
+    "ties",
+    "full",
+    "holes",
+    "one_row",
+    "absent_rows",
+)
 
 
 @check(

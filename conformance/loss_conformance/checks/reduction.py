@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.transform import group_size, take_rows
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
+from loss_conformance.facts.coupling import Coupling
 from loss_conformance.report.numbers import number
 from loss_conformance.tolerance import value_tolerance
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -62,10 +64,10 @@ def microbatch(trial: Trial) -> None:
         # Every part contributes rounding of its own magnitude: parts of opposite sign cancel.
         bound = tolerance.bound + sum(value_tolerance(p, case, trial.bench.eps).bound for p in pieces)
         if not bool((summed - whole.value).abs() <= bound):
-            raise Broken(summed, whole.value, changed=change, tolerance=f"{bound:.1e}")
-        trial.require_gradients(_joined(parts, pieces), whole.gradients, change)
+            raise Broken(summed, whole.value, changed=change, tolerance=f"{bound:.1e}", **_coupled_guess(trial))
+        trial.require_gradients(_joined(parts, pieces), whole.gradients, change, **_coupled_guess(trial))
         totals = {name: torch.stack([p.parameters[name] for p in pieces]).sum(0) for name in whole.parameters}
-        trial.require_gradients(totals, whole.parameters, change)
+        trial.require_gradients(totals, whole.parameters, change, **_coupled_guess(trial))
 
 
 @check(
@@ -82,6 +84,7 @@ def microbatch(trial: Trial) -> None:
     own_batch=True,
 )
 def duplicate_rows(trial: Trial) -> None:
+    trial.compare_in_float32()
     base = trial.finite_base
     size = group_size(trial.case)
     groups = torch.arange(len(trial.case.rows)).reshape(-1, size)
@@ -96,9 +99,18 @@ def duplicate_rows(trial: Trial) -> None:
         got,
         wanted,
         "every row twice" + (", global counts doubled" if counts else ""),
-        guessed=not promised and not counts,
+        guessed=(not promised and not counts) or _looks_coupled(trial),
         declare="Contract(normalizer='sum')" if twice else "",
     )
+
+
+def _looks_coupled(trial: Trial) -> bool:
+    """Return whether rows were measured to look at each other although nothing says whether they should."""
+    return trial.bench.coupling is Coupling.ROWS and not trial.facts.promised("coupled")
+
+
+def _coupled_guess(trial: Trial) -> dict[str, Any]:
+    return {"guessed": True, "declare": "Contract(coupled=True)"} if _looks_coupled(trial) else {}
 
 
 def _with_counts(case: Case) -> Case:

@@ -122,6 +122,7 @@ def check(
     def decorator(law: Callable[[Trial], None]) -> Callable[[Trial], None]:
         own_name = name or law.__name__
         _validate(own_name, group, over, {"statement": statement, "why": why, "fix": fix}, requires)
+        law.__doc__ = f"{statement}\n\nWhy: {why}\nFix: {fix}"
         needed = tuple(required for required in requires if required != own_name)
         _checks[own_name] = Check(
             own_name, group, statement, over, severity, cost, why, cause, fix, seen_in, applies, needed, own_batch, law
@@ -153,9 +154,7 @@ def select_checks(names: Iterable[str]) -> list[Check]:
     return [c for c in checks if not wanted or c.name in wanted or c.group in wanted]
 
 
-def _validate(
-    name: str, group: str, over: tuple[str, ...], texts: dict[str, str], requires: tuple[str, ...]
-) -> None:
+def _validate(name: str, group: str, over: tuple[str, ...], texts: dict[str, str], requires: tuple[str, ...]) -> None:
     from loss_conformance.cases.plan import SITUATIONS
 
     if name in _checks:

@@ -41,7 +41,9 @@ def float32_accuracy(trial: Trial) -> None:
     _require(trial, "loss", got.value, exact.value, [e.value for e in noise], 1.0 + float(exact.value.abs()), terms)
     for key, wanted in exact.gradients.items():
         largest = max(float(wanted[torch.isfinite(wanted)].abs().amax()), trial.bench.usual_gradients.get(key, 0.0))
-        _require(trial, f"gradient of {key}", got.gradients[key], wanted, [e.gradients[key] for e in noise], largest, terms)
+        _require(
+            trial, f"gradient of {key}", got.gradients[key], wanted, [e.gradients[key] for e in noise], largest, terms
+        )
 
 
 def _require(
@@ -74,5 +76,3 @@ def _perturbed(case: Case, seed: int) -> Case:
             sign = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
             moved[slot.key] = tensor * (1 + sign * EPS / 2)
     return case.with_tensors(moved)
-
-

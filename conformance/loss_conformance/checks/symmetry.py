@@ -50,9 +50,7 @@ def batch_permutation(trial: Trial) -> None:
     cause="statistics over the batch (a mean, a maximum, a standard deviation, a sort) inside the loss.",
     fix="Compute such statistics before the loss, over the whole batch, or declare Contract(coupled=True).",
     seen_in="huggingface/trl@35702ce37",
-    applies=lambda trial: (
-        f"coupled = True ({trial.facts.origin['coupled']})" if trial.facts.contract.coupled else None
-    ),
+    applies=lambda trial: f"coupled = True ({trial.facts.origin['coupled']})" if trial.facts.contract.coupled else None,
     own_batch=True,
 )
 def row_independence(trial: Trial) -> None:

@@ -25,5 +25,7 @@ def real_device(asked: str) -> torch.device | None:
         torch.empty(1, device=asked)
     except (RuntimeError, AssertionError) as error:
         there = str(torch.accelerator.current_accelerator()) if available else "cpu only"
-        raise ValueError(f"--loss-device {asked!r} cannot be used here ({there}): {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"--loss-device {asked!r} cannot be used here ({there}): {str(error).splitlines()[0]}"
+        ) from None
     return torch.device(asked)

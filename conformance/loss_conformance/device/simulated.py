@@ -52,7 +52,7 @@ class OnDevice(Tensor):
         if func is Tensor.cpu or _moves_to_cpu(func, args, kwargs):
             return args[0].as_subclass(Tensor)
         args, kwargs = _without_device(args), {key: _on_cpu(value) for key, value in kwargs.items()}
-        return super().__torch_function__(func, tuple(types), args, kwargs)
+        return super().__torch_function__(func, tuple(types), args, kwargs)  # type: ignore[no-untyped-call]
 
 
 class SimulatedDevice(TorchFunctionMode):
@@ -76,7 +76,9 @@ def _refuse_cpu_tensors(func: Callable[..., Any], given: list[Any]) -> None:
         if isinstance(value, list | tuple):
             _refuse_cpu_tensors(func, list(value))
         elif isinstance(value, Tensor) and not isinstance(value, OnDevice) and value.dim() > 0:
-            raise DeviceMixed(f"{_name(func)} was given a CPU tensor of shape {tuple(value.shape)} beside device tensors")
+            raise DeviceMixed(
+                f"{_name(func)} was given a CPU tensor of shape {tuple(value.shape)} beside device tensors"
+            )
 
 
 def _moves_to_cpu(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:

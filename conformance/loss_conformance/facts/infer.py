@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from loss_conformance.cases.slot import Schema
+from loss_conformance.facts.coupling import Coupling
+from loss_conformance.facts.facts import Facts
 
 __all__ = ["infer"]
 
@@ -25,32 +27,46 @@ _FAMILY_RULES: Final = (
     ),
     ("supervised", ({"model_outputs.next_token_logprobs"}, {"model_outputs.logits", "batch.input_ids"})),
 )
+_UNPAIRED: Final = {"batch.labels", "batch.rewards"}
 _NON_NEGATIVE: Final = ("supervised", "preference", "value", "reward", "distillation", "contrastive")
 
 
-def infer(schema: Schema, family: str | None = None) -> dict[str, tuple[Any, str]]:
-    """Return fact name to (value, why) for what the inputs of a loss alone suggest.
+def infer(schema: Schema, known: Facts, coupling: Coupling = Coupling.UNKNOWN) -> dict[str, tuple[Any, str]]:
+    """Return fact name to (value, why) for what the inputs of a loss, and how its rows hang together, suggest.
 
     Args:
         schema: the inputs.
-        family: the family when it is known already; the other facts follow from it.
+        known: what is declared or inherited; the rest follows from it.
+        coupling: how rows hang together, as measured.
     """
     facts: dict[str, tuple[Any, str]] = {}
     kinds = schema.kinds()
+    family = known.contract.family
     if family is None:
-        family = next((name for name, rules in _FAMILY_RULES if any(rule <= kinds for rule in rules)), None)
+        family, why = _family(kinds, coupling)
         if family is not None:
-            rule = next(r for name, rules in _FAMILY_RULES if name == family for r in rules if r <= kinds)
-            facts["family"] = (family, f"it reads {' and '.join(sorted(k.partition('.')[2] for k in rule))}")
+            facts["family"] = (family, why)
     counts = sorted(k.partition(".")[2] for k in kinds if k.startswith("batch.global_valid"))
-    if counts:
-        facts["normalizer"] = ("global", f"it reads {' and '.join(counts)}")
-    else:
-        facts["normalizer"] = ("local", "it reads no global count")
-    if family in ("preference", "reward") and not ({"batch.labels", "batch.rewards"} & kinds):
+    facts["normalizer"] = (
+        ("global", f"it reads {' and '.join(counts)}") if counts else ("local", "it reads no global count")
+    )
+    if coupling is Coupling.PAIRS:
+        facts["level"] = ("pair", f"measured: {coupling}")
+    elif family in ("preference", "reward") and coupling is Coupling.UNKNOWN and not (_UNPAIRED & kinds):
         facts["level"] = ("pair", f"a {family} loss without labels compares pairs")
     if family in _NON_NEGATIVE:
         facts["lower_bound"] = (0.0, f"{family} losses are usually at least 0")
     if family == "contrastive":
         facts["coupled"] = (True, "a contrastive term compares rows")
     return facts
+
+
+def _family(kinds: set[str], coupling: Coupling) -> tuple[str | None, str]:
+    for family, rules in _FAMILY_RULES:
+        for rule in rules:
+            if rule <= kinds:
+                why = f"it reads {' and '.join(sorted(kind.partition('.')[2] for kind in rule))}"
+                if family == "supervised" and coupling is Coupling.PAIRS:
+                    return "preference", f"{why}, and compares them in pairs"
+                return family, why
+    return None, ""

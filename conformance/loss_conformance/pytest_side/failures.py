@@ -7,7 +7,7 @@ import textwrap
 __all__ = ["LawBroken", "failure_text"]
 
 
-class LawBroken(Exception):  # noqa: N818 - an outcome, as pytest names its own
+class LawBroken(Exception):
     """A check failed.
 
     Attributes:

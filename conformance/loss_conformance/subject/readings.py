@@ -83,7 +83,7 @@ _ALONG_TOKENS: Final[dict[str, tuple[str, str]]] = {
     "input_ids": ("token_ids", "batch.input_ids"),
     "rows_mask": ("mask", "rows_mask"),
     "rewards": ("rewards", "batch.rewards"),
-    "row_advantages": ("advantages", "advantages"),
+    "row_advantages": ("advantages", "batch.advantages"),
 }
 _ALWAYS_ROWS: Final = ("rows_mask", "rewards", "row_advantages")
 _TOKEN_LEVEL: Final = {

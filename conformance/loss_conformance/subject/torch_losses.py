@@ -16,8 +16,6 @@ from loss_reference.contract import Contract, Option
 
 __all__ = ["contract_of_torch_loss", "slots_of_torch_loss"]
 
-_UNBOUNDED: Final = {"lower_bound": -math.inf}
-
 # The facts that differ from "a mean over rows, at least 0".
 _FACTS: Final[dict[str, dict[str, Any]]] = {
     "CrossEntropyLoss": {"family": "supervised"},
@@ -45,7 +43,7 @@ _OPTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "HuberLoss": {"delta": (0.5, 1.0)},
     "KLDivLoss": {"log_target": ()},
     "PoissonNLLLoss": {"log_input": (), "full": (), "eps": ()},
-    "GaussianNLLLoss": {"full": (False, True), "eps": ()},
+    "GaussianNLLLoss": {"full": (), "eps": ()},
     "CTCLoss": {"blank": (), "zero_infinity": ()},
     "MarginRankingLoss": {"margin": (0.0, 0.5)},
     "HingeEmbeddingLoss": {"margin": (0.5, 1.0)},
@@ -115,9 +113,10 @@ def _reduction(name: str, loss: Any) -> dict[str, Any]:
     """Return the facts that follow from how the terms are reduced."""
     reduction = getattr(loss, "reduction", "mean")
     ignores = name in ("CrossEntropyLoss", "NLLLoss", "LinearCrossEntropyLoss")
+    # The upper bound is that of one term, and terms are summed. Those of a divergence are bounded by their sum alone.
     if reduction == "none":
-        # Only the sum of the elements of a divergence is bounded, and it is the caller who sums.
-        return {"output": "terms", **(_UNBOUNDED if name == "KLDivLoss" else {})}
+        bound = {"lower_bound": -math.inf} if name == "KLDivLoss" else {}
+        return {"output": "terms", "normalizer": "sum", "upper_bound": None, **bound}
     if reduction == "sum":
         return {"normalizer": "sum", "upper_bound": None, **({"empty": "zero"} if ignores else {})}
     if not ignores:

@@ -27,6 +27,10 @@ UnknownFieldRead.__module__ = "builtins"
 class WatchedMapping(ModelOutputs):
     """A dict that records reads: ``required`` through ``[...]``, ``optional`` through ``get`` and ``in``."""
 
+    _place: str
+    _required: dict[str, bool]
+    _optional: dict[str, bool]
+
     def __init__(self, place: str, tensors: dict[str, Tensor]) -> None:
         super().__init__(tensors)
         # Not attributes of the mapping as a loss sees it: attribute reads are field reads.
@@ -50,7 +54,7 @@ class WatchedMapping(ModelOutputs):
         return super().__getitem__(field) if field in self.keys() else default
 
     def __contains__(self, field: object) -> bool:
-        self._optional[field] = True
+        self._optional[str(field)] = True
         return field in self.keys()
 
     @property

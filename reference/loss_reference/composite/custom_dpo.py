@@ -8,7 +8,10 @@ from loss_reference.composite.combine import split_result
 from loss_reference.composite.promises import refined
 from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
+from loss_reference.logprobs import trained_logprobs
+from loss_reference.pairs import mean_of_pairs, split_pairs
 from loss_reference.preference.dpo import DPOLoss
+from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
@@ -17,9 +20,10 @@ __all__ = ["CustomDPOLoss"]
 
 @register("custom", "dpo_plus_component")
 class CustomDPOLoss(DPOLoss):
-    """DPO plus a component: L = L_dpo + w C, where a subclass defines C in ``compute_custom_component``.
+    """DPO plus a component: L = L_dpo + w C, where a subclass may define C in ``compute_custom_component``.
 
-    Reads what ``DPOLoss`` reads, and what C reads. C is a 0-dim tensor with its own normaliser; the sum of microbatches
+    Without a subclass, C is the mean over pairs of -(1 / n_w) sum_t m lp of the chosen row, as in iterative RPO. Reads
+    what ``DPOLoss`` reads, and what C reads. C is a 0-dim tensor with its own normaliser; the sum of microbatches
     is the whole only if C is divided by ``global_valid_*`` too. Range: that of L_dpo (at least 0) plus that of w C.
     The gradient is grad L_dpo + w grad C; affine in w. With w = 0 the component is not evaluated and the result is
     ``DPOLoss`` bit for bit, even where C is NaN.
@@ -27,7 +31,6 @@ class CustomDPOLoss(DPOLoss):
     Config: ``custom_weight`` w (1.0, any finite number), and the settings of ``DPOLoss``.
 
     Raises:
-        NotImplementedError: w is not 0 and the class defines no component.
         ValueError: C is not a 0-dim tensor, and whatever ``DPOLoss`` raises.
         ConfigError: a setting out of range or unknown.
 
@@ -43,11 +46,11 @@ class CustomDPOLoss(DPOLoss):
     custom_weight = Setting(1.0)
 
     def compute_custom_component(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        """Return the component C, a 0-dim tensor attached to the graph. Define it in a subclass."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must define compute_custom_component(self, batch, model_outputs), "
-            "or set custom_weight to 0"
-        )
+        """Return the component C, a 0-dim tensor attached to the graph. Here the NLL of the chosen rows, per token."""
+        lp, m = trained_logprobs(batch, model_outputs)
+        chosen, _ = split_pairs((m != 0).to(lp))
+        nll = -(split_pairs(lp)[0] * chosen).sum(dim=1) / chosen.sum(dim=1).clamp(min=1.0)
+        return mean_of_pairs(nll, row_weights(batch, lp), batch)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         loss = super().compute_loss(batch, model_outputs)

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from loss_conformance.run_options import RunOptions
 
+from loss_conformance.run_options import RunOptions
 from tests.conformance.pytest_side import fake_engine
 
 

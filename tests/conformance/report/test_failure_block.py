@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from loss_conformance.report.failure_block import failure_block, reason_block
 from loss_conformance.verdict import Failure
-
 from tests.conformance.pytest_side.fake_engine import CHECKS, MASK_FAILURE, make_check
 
 MASK_VALUE = CHECKS[2]

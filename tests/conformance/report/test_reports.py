@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
 from loss_conformance.checks.registry import every_check
 from loss_conformance.report.check_table import explanation, markdown_table, text_table
 from loss_conformance.report.failing import Showing
@@ -16,7 +17,6 @@ from loss_conformance.report.record import Notes, Record
 from loss_conformance.report.run import Run
 from loss_conformance.report.summary import denominators, summary_lines
 from loss_conformance.run_options import RunOptions
-
 from tests.conformance.pytest_side.fake_engine import CHECKS, FakeEngine
 
 

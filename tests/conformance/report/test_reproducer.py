@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from loss_conformance.replay import replay
 from loss_conformance.report.reproducer import write_reproducer
 from loss_conformance.run_options import RunOptions
-
 from tests.conformance.pytest_side.fake_engine import CHECKS, make_check
 
 MASK_VALUE = CHECKS[2]

@@ -5,12 +5,12 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.conformance.subject.fed import POOL, assert_fed, route, shapes
 from torch import nn
 
 from loss_conformance.cases.build import build
 from loss_conformance.subject.protocol import CannotFeed
 from loss_reference import Contract, Field
+from tests.conformance.subject.fed import POOL, assert_fed, route, shapes
 
 
 def verl_policy_loss(old_log_prob, log_prob, advantages, response_mask, cliprange=0.2):
@@ -158,7 +158,7 @@ STYLES = [
             "per_token_logps": NEW,
             "old_per_token_logps": OLD,
             "ref_per_token_logps": "batch.reference_policy_logprobs B S-1>1",
-            "advantages": "advantages B",
+            "advantages": "batch.advantages B",
             "completion_mask": MASK,
         },
     ),

@@ -5,12 +5,12 @@ import enum
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.conformance.subject.fed import POOL, assert_fed, route, shapes
 
 from loss_conformance.cases.build import build
 from loss_conformance.subject.nemo_rl import NeMoRLProtocol
 from loss_conformance.subject.protocol import CannotFeed
 from loss_reference import Contract, Field
+from tests.conformance.subject.fed import POOL, assert_fed, route, shapes
 
 
 class LossInputType(enum.Enum):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from loss_reference import LossFunction
 from torch import Tensor
 
+from loss_reference import LossFunction
 from tests.oracles.preference import dpo as dpo_oracle
 from tests.oracles.supervised import nll as nll_oracle
 from tests.reference.cases import Tensors, case, value_and_gradient

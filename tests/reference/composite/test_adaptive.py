@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from loss_reference import AdaptiveLoss, ConfigError, DPOLoss, ModelOutputs, NLLLoss
 
+from loss_reference import AdaptiveLoss, ConfigError, DPOLoss, ModelOutputs, NLLLoss
 from tests.oracles import composite as oracle
 from tests.reference.composite.helpers import Constant, WithMetrics, gradient_of, oracle_values, usual, value_of
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from loss_reference import ComposedLoss, ConfigError, Contract, DPOLoss, LossFunction, create_loss_function
 from torch import Tensor, nn
 
+from loss_reference import ComposedLoss, ConfigError, Contract, DPOLoss, LossFunction, create_loss_function
 from tests.oracles import composite as oracle
 from tests.reference.composite.helpers import (
     NotANumber,

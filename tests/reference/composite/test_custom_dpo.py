@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from loss_reference import ConfigError, CustomDPOLoss, DPOLoss, create_loss_function, registry
 from torch import Tensor
 
+from loss_reference import ConfigError, CustomDPOLoss, DPOLoss, create_loss_function, registry
 from tests.oracles import composite as oracle
 from tests.reference.composite.helpers import gradient_of, oracle_values, usual, value_of
 
@@ -59,12 +59,13 @@ def test_components_add_up() -> None:
     assert list(CustomDPOLoss({"custom_weight": 0.0}).components(batch, outputs)) == ["dpo"]
 
 
-def test_without_a_component_the_method_is_named() -> None:
-    with pytest.raises(NotImplementedError) as error:
-        CustomDPOLoss().compute_loss(*usual())
-    assert str(error.value) == (
-        "CustomDPOLoss must define compute_custom_component(self, batch, model_outputs), or set custom_weight to 0"
-    )
+def test_the_component_of_its_own_is_the_nll_of_the_chosen_rows_per_token() -> None:
+    lp = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -4.0, -9.0], [-5.0, -6.0, -7.0], [-1.0, -1.0, -1.0]], dtype=torch.float64)
+    mask = torch.tensor([[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1]], dtype=torch.float64)
+    batch = {"token_mask": mask, "reference_policy_logprobs": torch.zeros(4, 4, dtype=torch.float64)}
+    component = CustomDPOLoss().compute_custom_component(batch, {"next_token_logprobs": lp})
+    # Chosen rows 0 and 2: (1 + 2) / 2 = 1.5 and 6 / 1 = 6; their mean is 3.75.
+    assert component.item() == pytest.approx(3.75, abs=1e-15)
 
 
 def test_a_component_that_is_no_scalar_is_refused() -> None:

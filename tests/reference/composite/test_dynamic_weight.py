@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from loss_reference import ConfigError, DPOLoss, DynamicWeightLoss, NLLLoss
 
+from loss_reference import ConfigError, DPOLoss, DynamicWeightLoss, NLLLoss
 from tests.oracles import composite as oracle
 from tests.reference.composite.helpers import f64, gradient_of, losses, oracle_values, usual, value_of
 

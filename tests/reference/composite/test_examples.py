@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from loss_reference import (
     AdaptiveLoss,
     ComposedLoss,
@@ -20,7 +21,6 @@ from loss_reference import (
     NLLLoss,
     registry,
 )
-
 from tests.reference.cases import value_and_gradient
 from tests.reference.composite.helpers import gradient_of, usual, value_of
 

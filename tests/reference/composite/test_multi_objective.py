@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from loss_reference import ConfigError, Contract, DPOLoss, LossFunction, MultiObjectiveLoss, NLLLoss, register, registry
-from loss_reference.composite.promises import promises_of_sum
 from torch import Tensor
 
+from loss_reference import ConfigError, Contract, DPOLoss, LossFunction, MultiObjectiveLoss, NLLLoss, register, registry
+from loss_reference.composite.promises import promises_of_sum
 from tests.oracles import composite as oracle
 from tests.reference.composite.helpers import NotANumber, WithMetrics, gradient_of, oracle_values, usual, value_of
 

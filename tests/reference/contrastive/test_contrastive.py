@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_reference import ConfigError, ContrastiveLoss, InfoNCELoss, LossFunction
-from loss_reference.contrastive.similarity import cosine_similarity
 from torch import Tensor
 
+from loss_reference import ConfigError, ContrastiveLoss, InfoNCELoss, LossFunction
+from loss_reference.contrastive.similarity import cosine_similarity
 from tests.reference.cases import case, value_and_gradient
 
 LOSSES = (ContrastiveLoss, InfoNCELoss)

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from loss_reference import (
     ComposedLoss,
     CustomDPOLoss,
@@ -13,8 +15,6 @@ from loss_reference import (
     NLLLoss,
     debug_loss_components,
 )
-from torch import Tensor
-
 from tests.reference.cases import case
 
 

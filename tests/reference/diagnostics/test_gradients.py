@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from loss_reference import DPOLoss, LossFunction, ModelOutputs, NLLLoss, analyze_loss_gradients
 from torch import Tensor, nn
 
+from loss_reference import DPOLoss, LossFunction, ModelOutputs, NLLLoss, analyze_loss_gradients
 from tests.reference.cases import case, value_and_gradient
 
 

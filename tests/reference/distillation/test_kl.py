@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from loss_reference import ConfigError, ForwardKLLoss, LossFunction, MixedKLLoss, ReverseKLLoss
 
+from loss_reference import ConfigError, ForwardKLLoss, LossFunction, MixedKLLoss, ReverseKLLoss
 from tests.reference.cases import Tensors, case, value_and_gradient
 
 LOSSES = (ForwardKLLoss, ReverseKLLoss, MixedKLLoss)

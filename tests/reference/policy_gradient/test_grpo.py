@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from loss_reference import ConfigError, Contract, GRPOLoss, PPOClipLoss
 from torch import Tensor
 
+from loss_reference import ConfigError, Contract, GRPOLoss, PPOClipLoss
 from tests.reference.cases import case, value_and_gradient
 
 SAME = {"aggregation": "seq_mean_token_mean"}

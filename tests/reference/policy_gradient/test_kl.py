@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from loss_reference.policy_gradient.kl import ESTIMATORS, KL_GRADIENTS, KL_TYPES, kl_penalty
 from loss_reference.policy_gradient.ratio import MAX_LOG_RATIO
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
+
 from loss_reference import ConfigError, PPOClipLoss
 from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import MAX_LOG_RATIO, probability_ratio
-
 from tests.reference.cases import case, value_and_gradient
 
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from loss_reference import BradleyTerryLoss, DPOLoss
 
+from loss_reference import BradleyTerryLoss, DPOLoss
 from tests.reference.cases import value_and_gradient
 
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_reference import ConfigError, NLLLoss
 
+from loss_reference import ConfigError, NLLLoss
 from tests.reference.cases import Tensors, case, value_and_gradient
 
 # Three trained tokens in row 0 (lp -1, -2, -3), one in row 1 (lp -10); column 0 of the mask means nothing.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from loss_reference import ConfigError, ValueMSELoss
 
+from loss_reference import ConfigError, ValueMSELoss
 from tests.reference.cases import case, value_and_gradient
 
 BATCH = {

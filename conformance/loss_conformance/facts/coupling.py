@@ -1,0 +1,79 @@
+"""Which rows look at which: measured by changing one row and seeing whose gradient moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.build import build
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.plan import Plan
+from loss_conformance.cases.slot import Schema
+from loss_conformance.cases.transform import other_content
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
+
+__all__ = ["Coupling", "measure_coupling"]
+
+ROWS: Final = 6
+EVEN: Final = Plan("full", "typical", ROWS, 4, 5, 2, 3, 3, "full", "ones", True, 3)
+ODD: Final = Plan("full", "typical", ROWS - 1, 4, 5, 2, 3, 3, "full", "ones", True, 3)
+
+
+class Coupling(StrEnum):
+    """How the rows of a batch hang together in a loss."""
+
+    UNKNOWN = "unknown"
+    NONE = "no row looks at another"
+    PAIRS = "rows 2i and 2i+1 look at each other and at no others"
+    ROWS = "rows look at others than their neighbour"
+
+
+def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> Coupling:
+    """Return how rows hang together, judged on one ordinary batch of six rows."""
+    if not any(slot.row_axis == 0 for slot in schema.slots) or any(slot.role == "pairs" for slot in schema.slots):
+        return Coupling.UNKNOWN
+    try:
+        moved = _influence(build(schema, EVEN), evaluate)
+    except (LossRaised, Malformed):
+        return Coupling.UNKNOWN
+    position = torch.arange(ROWS)
+    same_row = position[:, None] == position
+    same_pair = position[:, None] // 2 == position // 2
+    if bool((moved & ~same_pair).any()):
+        return Coupling.ROWS
+    if bool((moved & ~same_row).any()):
+        return Coupling.PAIRS
+    return Coupling.PAIRS if _refuses_odd_rows(schema, evaluate) else Coupling.NONE
+
+
+def _influence(case: Case, evaluate: Callable[[Case], Evaluation]) -> Tensor:
+    """Return a [rows, rows] bool matrix: entry (i, j) says that the gradient of row i moves with row j."""
+    base = evaluate(case)
+    moved = torch.zeros(ROWS, ROWS, dtype=torch.bool)
+    for row in range(ROWS):
+        changed = {}
+        for slot in case.slots():
+            tensor = case.tensor(slot)
+            if slot.row_axis == 0 and tensor.is_floating_point() and slot.role != "mask" and not slot.limited:
+                changed[slot.key] = tensor.clone()
+                changed[slot.key][row] = other_content(slot, tensor)[row]
+        other = evaluate(case.with_tensors(changed))
+        for slot in case.slots():
+            if slot.row_axis == 0 and slot.key in base.gradients:
+                before, after = base.gradients[slot.key], other.gradients[slot.key]
+                # Far above rounding in either precision, far below any real dependence.
+                difference = (after - before).abs() > 1e-5 * (before.abs().amax() + after.abs().amax())
+                moved[:, row] |= difference.reshape(ROWS, -1).any(1)
+    return moved
+
+
+def _refuses_odd_rows(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> bool:
+    try:
+        evaluate(build(schema, ODD))
+    except (LossRaised, Malformed):
+        return True
+    return False
