@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from loss_conformance.cases.plan import ORDINARY, Plan
 from loss_conformance.cases.slot import Schema
 from loss_conformance.comparison import Comparison
 from loss_conformance.device.simulated import SimulatedDevice
-from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, Stopwatch, evaluate, scalar
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, Stopwatch, evaluate, parameters_of, scalar
 from loss_conformance.facts.coupling import Coupling, measure_coupling
 from loss_conformance.facts.facts import Facts, gather
 from loss_conformance.facts.infer import infer
@@ -268,6 +269,15 @@ class Bench:
             except (LossRaised, Malformed):
                 continue
         return found
+
+    def moved(self, steps: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+        """Return a copy of the loss with its own parameters moved by these steps."""
+        loss = copy.deepcopy(self._in_precision(self.subject.loss, dtype))
+        with torch.no_grad():
+            for name, parameter in parameters_of(loss).items():
+                if name in steps:
+                    parameter.add_(steps[name])
+        return loss
 
     def _in_precision(self, loss: Any, dtype: torch.dtype) -> Any:
         # Parameters and buffers must meet the inputs in one dtype, without touching the user's own object.

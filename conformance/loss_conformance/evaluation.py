@@ -112,8 +112,10 @@ def evaluate(
         constant = constants_too and not slot.trainable and slot.role not in NEVER_DIFFERENTIATED
         if tensor.is_floating_point() and (wanted or constant):
             leaves[slot.key] = tensor.requires_grad_()
-        tensors[slot.key] = tensor if through is None else through(tensor)
-    parameters = parameters_of(loss)
+        # Never the leaf itself: in training these are results of a model, which an in-place write may change.
+        fed = tensor.clone() if tensor.requires_grad else tensor
+        tensors[slot.key] = fed if through is None else through(fed)
+    parameters = parameters_of(loss) if through is None else {}
     started = time.perf_counter()
     try:
         returned = protocol.call(loss, case.with_tensors(tensors))

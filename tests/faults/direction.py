@@ -292,8 +292,8 @@ class ColumnAgainstRow(LossFunction):
         return batch["rewards"].detach()
 
     def compute_loss(self, batch, model_outputs):
-        v = (model_outputs["values"] * batch["token_mask"]).sum(1, keepdim=True)
-        w = row_weights(batch, v)
+        w = row_weights(batch, batch["token_mask"])
+        v = kept(model_outputs["values"], batch["token_mask"] * w[:, None]).sum(1, keepdim=True)
         if not bool((w != 0).any()):
             return (v * 0).sum()
         v, y, w = v[w != 0], self.target(batch)[w != 0], w[w != 0]

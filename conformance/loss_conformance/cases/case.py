@@ -40,6 +40,12 @@ class Case:
         """Return the tensor that fills ``slot``."""
         return self.tensors[slot.key]
 
+    def as_in_training(self, slot: Slot) -> Tensor:
+        """Return the tensor as a training loop hands it over: the result of a model when it is trained, never a leaf."""
+        tensor = self.tensor(slot).clone()
+        trained = slot.trainable and tensor.is_floating_point()
+        return tensor.requires_grad_().clone() if trained else tensor
+
     def with_tensors(self, changed: Mapping[str, Tensor]) -> Case:
         """Return the same case with some tensors replaced."""
         return replace(self, tensors={**self.tensors, **changed})

@@ -36,13 +36,14 @@ DIRECTIONS: Final = 3
 )
 def finite_difference(trial: Trial) -> None:
     base = trial.finite_base
-    if not base.gradients:
-        raise NotExercised("it has no trainable input")
+    if not base.gradients and not base.parameters:
+        raise NotExercised("it trains nothing")
     generator = torch.Generator().manual_seed(trial.bench.seed)
     ratios = []
     for _ in range(DIRECTIONS):
         direction = _direction(trial.case, base, generator)
-        slope = sum(float((base.gradients[key] * v).sum()) for key, v in direction.items())
+        gradients = {**base.gradients, **base.parameters}
+        slope = sum(float((gradients[key] * v).sum()) for key, v in direction.items())
         difference = _central(trial, direction)
         if difference is None:
             continue
@@ -69,11 +70,11 @@ class _Difference:
 
 
 def _direction(case: Case, base: Evaluation, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return a random direction over the finite entries of all trainable inputs."""
+    """Return a random direction over the finite entries of all trainable inputs and the loss's own parameters."""
     direction = {}
-    for key in base.gradients:
-        x = case.tensors[key]
-        v = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+    for key, gradient in {**base.gradients, **base.parameters}.items():
+        v = torch.randn(gradient.shape, generator=generator, dtype=torch.float64).to(gradient.dtype)
+        x = case.tensors.get(key, v)
         direction[key] = torch.where(torch.isfinite(x), v, torch.zeros_like(v))
     return direction
 
@@ -96,8 +97,10 @@ def _central(trial: Trial, direction: dict[str, Tensor]) -> _Difference | None:
 
 def _slope(trial: Trial, direction: dict[str, Tensor], step: float, forward: bool = False) -> float:
     def at(h: float) -> float:
-        moved = {key: trial.case.tensors[key] + h * v for key, v in direction.items()}
-        return float(trial.evaluate(trial.case.with_tensors(moved), only=frozenset()).value)
+        moved = {key: trial.case.tensors[key] + h * v for key, v in direction.items() if key in trial.case.tensors}
+        own = {name: h * v for name, v in direction.items() if name in trial.base.parameters}
+        loss = trial.bench.moved(own, trial.bench.dtype) if own else None
+        return float(trial.evaluate(trial.case.with_tensors(moved), only=frozenset(), loss=loss).value)
 
     if forward:
         return (at(step) - float(trial.base.value)) / step

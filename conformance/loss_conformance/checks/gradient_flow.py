@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.report.numbers import number
@@ -27,21 +29,39 @@ __all__ = [
 )
 def trainables_receive_gradient(trial: Trial) -> None:
     base = trial.finite_base
-    moved_without = []
-    for slot in trial.case.slots():
-        if slot.key not in base.gradients:
-            continue
-        if bool((base.gradients[slot.key] != 0).any()):
-            return
-        tensor = trial.case.tensor(slot)
-        nudged = tensor * 1.01 - 0.01 if slot.role == "logprobs" else tensor * 1.01 + 0.01
-        moved = trial.evaluate(trial.case.with_tensors({slot.key: nudged}))
-        if bool((moved.value - base.value).abs() > trial.value_tolerance(base).bound):
-            moved_without.append(f"{slot.key}: the loss moves by {number(moved.value - base.value)}, the gradient is 0")
-    if moved_without:
-        raise Broken("; ".join(moved_without), "a gradient that is not 0")
+    inert = {**_inert_parameters(trial, base), **_inert_inputs(trial, base)}
+    if inert:
+        said = "; ".join(f"{key}: the loss moves by {number(by)}, the gradient is 0" for key, by in inert.items())
+        raise Broken(said, "a gradient that is not 0")
     if base.gradients and not base.parameters and _all_cases_flat(trial):
         raise Broken(f"L does not depend on {', '.join(base.gradients)}", "a loss that depends on what it trains")
+
+
+def _inert_inputs(trial: Trial, base: Evaluation) -> dict[str, float]:
+    """Return how far L moves with inputs that receive nothing, when no input of this case receives anything."""
+    if any(bool((gradient != 0).any()) for gradient in base.gradients.values()):
+        return {}
+    found = {}
+    for slot in trial.case.slots():
+        if slot.key in base.gradients:
+            tensor = trial.case.tensor(slot)
+            nudged = tensor * 1.01 - 0.01 if slot.role == "logprobs" else tensor * 1.01 + 0.01
+            moved = trial.evaluate(trial.case.with_tensors({slot.key: nudged})).value - base.value
+            if bool(moved.abs() > trial.value_tolerance(base).bound):
+                found[slot.key] = float(moved)
+    return found
+
+
+def _inert_parameters(trial: Trial, base: Evaluation) -> dict[str, float]:
+    """Return how far L moves with those of its own parameters that receive nothing on any ordinary batch."""
+    found = {}
+    for name, gradient in base.parameters.items():
+        if trial.bench.usual_gradients.get(name, 0.0) == 0.0:
+            loss = trial.bench.moved({name: torch.full_like(gradient, 0.01)}, trial.bench.dtype)
+            moved = trial.evaluate(trial.case, loss=loss).value - base.value
+            if bool(moved.abs() > trial.value_tolerance(base).bound):
+                found[f"parameter {name}"] = float(moved)
+    return found
 
 
 def _all_cases_flat(trial: Trial) -> bool:

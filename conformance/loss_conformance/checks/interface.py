@@ -53,8 +53,8 @@ def inputs_untouched(trial: Trial) -> None:
         tensor = trial.case.tensor(slot).clone()
         if slot.trainable and tensor.is_floating_point():
             leaves[slot.key] = tensor.requires_grad_()
-            # A view of a leaf lets an in-place write through, where a leaf itself would raise.
-            tensors[slot.key] = tensor.view_as(tensor)
+            # Not the leaf itself: an in-place write to a leaf raises, to the result of a model it goes through.
+            tensors[slot.key] = tensor.clone()
         else:
             tensors[slot.key] = tensor
     before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
@@ -104,8 +104,9 @@ def repeatable(trial: Trial) -> None:
     own_batch=True,
 )
 def global_state_kept(trial: Trial) -> None:
-    trial.evaluate(trial.case)
-    # From a random state no call leaves behind: seeding the generator anew on every call must show as well.
+    # From a known state that no call leaves behind: setting the same thing on every call must show as well.
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
     torch.rand(1), random.random(), numpy.random.random()
     before = global_state()
     trial.evaluate(trial.case)

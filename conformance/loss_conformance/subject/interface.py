@@ -57,7 +57,7 @@ class InterfaceProtocol(CallingProtocol):
         batch = WatchedMapping(BATCH, {slot.name: t for slot, t in tensors.items() if slot.place == BATCH})
         outputs = WatchedMapping(
             MODEL_OUTPUTS,
-            {slot.name: t.clone().requires_grad_(slot.trainable) for slot, t in tensors.items() if slot.place != BATCH},
+            {slot.name: case.as_in_training(slot) for slot in tensors if slot.place != BATCH},
         )
         try:
             self.compute(loss, batch, outputs)

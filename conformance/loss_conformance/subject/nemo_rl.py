@@ -65,7 +65,7 @@ class NeMoRLProtocol(CallingProtocol):
         offered = tuple(slot for slot in vocabulary_slots(contract) if slot.place == BATCH)
         case = build(Schema((*offered, *COUNTS, *arguments)), PLAN).cast(torch.float32)
         data = WatchedMapping(BATCH, {slot.name: case.tensor(slot) for slot in offered})
-        given = {s.name: case.tensor(s).requires_grad_(s.trainable) for s in (*COUNTS, *arguments)}
+        given = {s.name: case.as_in_training(s) for s in (*COUNTS, *arguments)}
         loss(data=data, **given)
         reads = data.reads
         return tuple(replace(slot, optional=reads[slot.name]) for slot in offered if slot.name in reads)

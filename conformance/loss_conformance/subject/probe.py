@@ -53,7 +53,9 @@ class Probe:
 def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Plan = PLAN) -> Probe:
     """Call ``loss`` once with the inputs of ``schema``."""
     case = build(schema, plan).cast(torch.float32)
-    leaves = {slot.key: case.tensor(slot).requires_grad_() for slot in case.slots() if slot.trainable}
+    trained = {slot.key: case.as_in_training(slot) for slot in case.slots() if slot.trainable}
+    # A copy in between: the gradient asked for is of what was handed over, also when the loss then writes to it.
+    case = case.with_tensors({key: tensor.clone() for key, tensor in trained.items()})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -62,10 +64,10 @@ def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Pla
             return Probe(Fit.NO_TENSOR)
         if not value.requires_grad or not bool(torch.isfinite(value).all()):
             return Probe(Fit.BROKEN, case=case)
-        found = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True) if leaves else ()
+        found = torch.autograd.grad(value.sum(), list(trained.values()), allow_unused=True) if trained else ()
     except Exception as error:
         return Probe(Fit.RAISED, error)
-    gradients = {key: g for key, g in zip(leaves, found, strict=True) if g is not None}
+    gradients = {key: g for key, g in zip(trained, found, strict=True) if g is not None}
     return Probe(Fit.GOOD if gradients else Fit.BROKEN, case=case, gradients=gradients)
 
 
