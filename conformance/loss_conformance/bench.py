@@ -209,8 +209,9 @@ class Bench:
         }
         for leaf in leaves.values():
             leaf.grad = torch.full_like(leaf, start)
+        fed = case.with_tensors({key: leaf.clone() for key, leaf in leaves.items()})
         try:
-            value, _ = result_of(self.subject.protocol.call(loss, case.with_tensors(leaves)))
+            value, _ = result_of(self.subject.protocol.call(loss, fed))
             value = scalar(value, self._calling.output == "terms")
             own = getattr(loss, "backward", None)
             own(value) if callable(own) else torch.autograd.backward(value)

@@ -24,6 +24,7 @@ class Fault:
         wrong, right: the two losses; neither declares a contract itself.
         groups: groups of checks of which at least one must fail on ``wrong``.
         contract: what both promise when a contract is given.
+        advice: the check that catches it only advises, whatever is declared.
         bare: how the mistake is told when nothing is declared: ``"failed"``, ``"advice"`` or ``"unseen"``.
     """
 
@@ -35,6 +36,7 @@ class Fault:
     groups: tuple[str, ...]
     contract: Contract
     bare: str = FAILED
+    advice: bool = False
 
     def __str__(self) -> str:
         return self.id

@@ -189,6 +189,13 @@ class MethodKept(LambdaKept):
         return pair_mean(-self.link(chosen - rejected), pair_weights(batch, h), batch)
 
 
+class Prints(Nll):
+    def compute_loss(self, batch, model_outputs):
+        loss = super().compute_loss(batch, model_outputs)
+        print("loss", float(loss))
+        return loss
+
+
 class NewOnCpu(LossFunction):
     """A smoothing target made without device=."""
 
@@ -223,18 +230,61 @@ class RangeOnDevice(RangeOnCpu):
 
 
 FAULTS = (
-    Fault("B178", "division of the logits in place", "THUDM/slime@68f040a86", DividedInPlace, Tempered, ("interface",), SFT),
-    Fault("B180", "the mask written into the caller's labels through a view", "NVIDIA-NeMo/Automodel#3917", LabelsThroughView, Relabelled, ("interface",), SFT),
-    Fault("B181", "state updated on evaluation calls", "lightly-ai/lightly@78d66c01", Remembering, RememberedElsewhere, ("interface",), SFT),
+    Fault(
+        "B178",
+        "division of the logits in place",
+        "THUDM/slime@68f040a86",
+        DividedInPlace,
+        Tempered,
+        ("interface",),
+        SFT,
+    ),
+    Fault(
+        "B180",
+        "the mask written into the caller's labels through a view",
+        "NVIDIA-NeMo/Automodel#3917",
+        LabelsThroughView,
+        Relabelled,
+        ("interface",),
+        SFT,
+    ),
+    Fault(
+        "B181",
+        "state updated on evaluation calls",
+        "lightly-ai/lightly@78d66c01",
+        Remembering,
+        RememberedElsewhere,
+        ("interface",),
+        SFT,
+    ),
     Fault("X40", "hidden dropout", "", Dropout, Nll, ("interface",), SFT),
     Fault("X41", "seeds the global generator", "", ReseedsEverything, Nll, ("interface",), SFT),
     Fault("X42", "leaves another default dtype", "", DefaultDtypeLeft, Nll, ("interface",), SFT),
-    Fault("X43", "a copy loses what was learnt", "", CopiedAfresh, Projected, ("interface",), Contract(normalizer="global")),
+    Fault(
+        "X43",
+        "a copy loses what was learnt",
+        "",
+        CopiedAfresh,
+        Projected,
+        ("interface",),
+        Contract(normalizer="global"),
+    ),
     Fault("X44", "returns a Python number", "", ReturnsPython, Nll, ("interface",), SFT),
     Fault("X45", "returns one value per row", "", ReturnsRows, LocalNll, ("interface",), Contract(family="supervised")),
     Fault("X46", "rebuilt from a number: a graph of its own", "", Rebuilt, Nll, ("interface", "gradient_flow"), SFT),
     Fault("X47", "advantages masked in place", "", MaskWritten, AdvantagesCopied, ("interface",), PG),
-    Fault("X48", "a lambda that cannot be pickled", "", LambdaKept, MethodKept, ("interface",), Contract(family="preference", level="pair"), bare=ADVICE),
+    Fault(
+        "X48",
+        "a lambda that cannot be pickled",
+        "",
+        LambdaKept,
+        MethodKept,
+        ("interface",),
+        Contract(family="preference", level="pair"),
+        bare=ADVICE,
+        advice=True,
+    ),
+    Fault("X51", "prints", "", Prints, Nll, ("interface",), SFT, bare=ADVICE, advice=True),
     Fault("X49", "zeros without device=", "", NewOnCpu, NewOnDevice, ("device_parity",), SFT),
     Fault("X50", "arange without device=", "", RangeOnCpu, RangeOnDevice, ("device_parity",), SFT),
 )

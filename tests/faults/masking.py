@@ -291,7 +291,9 @@ class IgnoreIndexUsed(IgnoreIndexHardCoded):
 
 
 FAULTS = (
-    Fault("B001", "sum(x m) for sum(where(m, x, 0))", "volcengine/verl@5cbad8379", NanTimesMask, Nll, ("masking",), SFT),
+    Fault(
+        "B001", "sum(x m) for sum(where(m, x, 0))", "volcengine/verl@5cbad8379", NanTimesMask, Nll, ("masking",), SFT
+    ),
     Fault(
         "B003",
         "reverse KL reads the teacher at masked positions",
@@ -338,7 +340,13 @@ FAULTS = (
         Contract(level="sequence", normalizer="global", lower_bound=0.0),
     ),
     Fault(
-        "B016", "NLL term trains on the prompt", "huggingface/trl@88ad1a099", OrpoNllOnPrompt, OrpoNll, ("masking",), DPO
+        "B016",
+        "NLL term trains on the prompt",
+        "huggingface/trl@88ad1a099",
+        OrpoNllOnPrompt,
+        OrpoNll,
+        ("masking",),
+        DPO,
     ),
     Fault(
         "B017",

@@ -11,13 +11,8 @@ from tests.faults.fault import ADVICE, UNSEEN, Fault
 from tests.faults.parts import (
     constant,
     kept,
-    pair_mean,
-    pair_weights,
-    pairs,
     policy,
-    row_mean,
     row_weights,
-    sequence_ratio,
     token_mean,
     token_weights,
 )
@@ -160,29 +155,29 @@ class TargetsArgmaxed(SoftTargets):
         return F.one_hot(p.argmax(-1), p.shape[-1]).to(p)
 
 
-class WeightedSmoothed(LossFunction):
-    """Weighted cross-entropy with smoothing of ``smoothing``, on labels of which some are ignored."""
+class Smoothing(LossFunction):
+    """NLL plus ``smoothing`` times the mean over the vocabulary of -log p."""
 
     def __init__(self, config=None):
         super().__init__(config)
         self.smoothing = self.config.get("smoothing", 0.1)
 
-    def smooth(self, s, y):
-        return self.smoothing * -torch.where(torch.isinf(s), 0.0, s).mean(-1)
+    def smooth(self, s, m, batch):
+        return self.smoothing * token_mean(-torch.where(torch.isinf(s), 0.0, s).mean(-1), m, batch)
 
     def compute_loss(self, batch, model_outputs):
         m = token_weights(batch)
         s = kept(model_outputs["logits"][:, :-1], m).log_softmax(-1)
         y = batch["input_ids"][:, 1:].masked_fill(m == 0, 0)
         nll = -s.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-        return token_mean((1 - self.smoothing) * nll + self.smooth(s, y), m, batch)
+        return token_mean(nll, m, batch) + self.smooth(s, m, batch)
 
 
-class SmoothingByItem(WeightedSmoothed):
+class SmoothingByItem(Smoothing):
     """The smoothing term goes through .item(): it moves the value and no gradient."""
 
-    def smooth(self, s, y):
-        return super().smooth(s, y).mean().item()
+    def smooth(self, s, m, batch):
+        return super().smooth(s, m, batch).item()
 
 
 class Clipped(LossFunction):
@@ -214,12 +209,84 @@ def described(**options):
 
 
 FAULTS = (
-    Fault("B098", "log(1 + e^v) without the margin", "KevinMusgrave/pytorch-metric-learning@b8e9356", MarginDropped, SmoothTriplet, ("options",), Contract(family="contrastive", options=described(margin=(0.5, 1.0))), bare=UNSEEN),
-    Fault("B157", "token-level KL gives the sequence-level result", "huggingface/trl@1b1140aa6", SummedFirst, Rloo, ("options",), Contract(family=PG, surrogate_gradient=True, options=described(token_level_kl=(False, True))), bare=UNSEEN),
-    Fault("B159", "sampling temperature not applied", "huggingface/trl@04f659737", TemperatureForgotten, Heated, ("options",), Contract(family=PG, options=described(temperature=(0.7, 1.0))), bare=ADVICE),
-    Fault("B163", "soft targets arg-maxed", "Project-MONAI/MONAI@a215ea6db", TargetsArgmaxed, SoftTargets, ("options",), Contract(family="distillation"), bare=UNSEEN),
-    Fault("B165", "the upper bound alone does nothing", "pytorch/rl@ed656a15f", UpperBoundAlone, TwoSided, ("options",), Contract(options=described(min_alpha=(None, 1.5), max_alpha=(None, 1.0))), bare=UNSEEN),
-    Fault("B168", "beta = 0 is a float that is indexed later", "unslothai/unsloth-zoo@3986cf01", FloatAtZero, Penalised, ("options",), Contract(family=PG, options=described(beta=(0.1, 0.0))), bare=UNSEEN),
-    Fault("X70", "smoothing through .item()", "", SmoothingByItem, WeightedSmoothed, ("options", "gradient_flow"), Contract(family="supervised", options=described(smoothing=(0.1, 0.3))), bare=ADVICE),
-    Fault("X71", "clip range hard-coded", "", ClipHardCoded, Clipped, ("options",), Contract(family="value", options=described(cliprange=(0.2, 0.5))), bare=ADVICE),
+    Fault(
+        "B098",
+        "log(1 + e^v) without the margin",
+        "KevinMusgrave/pytorch-metric-learning@b8e9356",
+        MarginDropped,
+        SmoothTriplet,
+        ("options",),
+        Contract(family="contrastive", options=described(margin=(0.5, 1.0))),
+        bare=ADVICE,
+    ),
+    Fault(
+        "B157",
+        "token-level KL gives the sequence-level result",
+        "huggingface/trl@1b1140aa6",
+        SummedFirst,
+        Rloo,
+        ("options",),
+        Contract(family=PG, surrogate_gradient=True, options=described(token_level_kl=(False, True))),
+        bare=ADVICE,
+    ),
+    Fault(
+        "B159",
+        "sampling temperature not applied",
+        "huggingface/trl@04f659737",
+        TemperatureForgotten,
+        Heated,
+        ("options",),
+        Contract(family=PG, options=described(temperature=(0.7, 1.0))),
+        bare=ADVICE,
+    ),
+    Fault(
+        "B163",
+        "soft targets arg-maxed",
+        "Project-MONAI/MONAI@a215ea6db",
+        TargetsArgmaxed,
+        SoftTargets,
+        ("options",),
+        Contract(family="distillation"),
+        bare=UNSEEN,
+    ),
+    Fault(
+        "B165",
+        "the upper bound alone does nothing",
+        "pytorch/rl@ed656a15f",
+        UpperBoundAlone,
+        TwoSided,
+        ("options",),
+        Contract(options=described(min_alpha=(None, 1.5), max_alpha=(None, 1.0))),
+        bare=UNSEEN,
+    ),
+    Fault(
+        "B168",
+        "beta = 0 is a float that is indexed later",
+        "unslothai/unsloth-zoo@3986cf01",
+        FloatAtZero,
+        Penalised,
+        ("options",),
+        Contract(family=PG, options=described(beta=(0.1, 0.0))),
+        bare=UNSEEN,
+    ),
+    Fault(
+        "X70",
+        "smoothing through .item()",
+        "",
+        SmoothingByItem,
+        Smoothing,
+        ("options", "gradient_flow"),
+        Contract(family="supervised", options=described(smoothing=(0.1, 0.3))),
+        bare=ADVICE,
+    ),
+    Fault(
+        "X71",
+        "clip range hard-coded",
+        "",
+        ClipHardCoded,
+        Clipped,
+        ("options",),
+        Contract(family="value", options=described(cliprange=(0.2, 0.5))),
+        bare=ADVICE,
+    ),
 )

@@ -10,7 +10,6 @@ from tests.faults.fault import UNSEEN, Fault
 from tests.faults.masking import Nll
 from tests.faults.parts import (
     constant,
-    gathered,
     kept,
     pair_mean,
     pair_weights,
@@ -22,7 +21,6 @@ from tests.faults.parts import (
     token_mean,
     token_weights,
 )
-from tests.faults.reduction import DividedOnce
 
 SFT = Contract(family="supervised", level="token", normalizer="global", lower_bound=0.0)
 
@@ -104,24 +102,6 @@ class Constant(Growing):
         pass
 
 
-class Wrapped(LossFunction):
-    """The remainder of a squared error: locally right, globally a saw."""
-
-    def wrap(self, x):
-        return torch.remainder(x * 300, 1.0)
-
-    def compute_loss(self, batch, model_outputs):
-        m = batch["token_mask"] * row_weights(batch, batch["token_mask"])[:, None]
-        error = kept(model_outputs["values"], m) - kept(batch["returns"].detach(), m)
-        n = batch.get("global_valid_toks", m.sum())
-        return (self.wrap(error.square()) * m).sum() / n.clamp(min=1)
-
-
-class Unwrapped(Wrapped):
-    def wrap(self, x):
-        return x
-
-
 class ReferenceLeftOut(LossFunction):
     """DPO on averaged log-probabilities without the reference."""
 
@@ -187,13 +167,63 @@ class PerSequence(PerToken):
 
 
 FAULTS = (
-    Fault("B106", "log-probabilities in half precision", "linkedin/Liger-Kernel@ac2e8f45", HalfInside, WholeInside, ("stability",), SFT),
-    Fault("B107", "similarities in the autocast dtype", "huggingface/sentence-transformers@c81d3e5a", UnderAutocast, InFullPrecision, ("stability",), Contract(family="contrastive")),
-    Fault("B199", "divided by the length again", "hiyouga/LLaMA-Factory@a8fae3869", LengthAgain, LengthOnce, ("reduction",), Contract(level="sequence", normalizer="global", length_normalized=True), bare=UNSEEN),
-    Fault("B201", "sequence terms averaged over tokens", "OpenRLHF/OpenRLHF@1b23ecf0", PerToken, PerSequence, ("reduction",), Contract(family="policy_gradient", level="sequence", normalizer="global"), bare=UNSEEN),
-    Fault("B203", "DPO on averages without the reference", "linkedin/Liger-Kernel@2de93647", ReferenceLeftOut, WithReference, ("baseline",), Contract(family="preference", level="pair", baseline="dpo"), bare=UNSEEN),
+    Fault(
+        "B106",
+        "log-probabilities in half precision",
+        "linkedin/Liger-Kernel@ac2e8f45",
+        HalfInside,
+        WholeInside,
+        ("stability", "gradient_flow"),
+        SFT,
+    ),
+    Fault(
+        "B107",
+        "similarities in the autocast dtype",
+        "huggingface/sentence-transformers@c81d3e5a",
+        UnderAutocast,
+        InFullPrecision,
+        ("stability",),
+        Contract(family="contrastive"),
+    ),
+    Fault(
+        "B199",
+        "divided by the length again",
+        "hiyouga/LLaMA-Factory@a8fae3869",
+        LengthAgain,
+        LengthOnce,
+        ("reduction",),
+        Contract(level="sequence", normalizer="global", length_normalized=True),
+        bare=UNSEEN,
+    ),
+    Fault(
+        "B201",
+        "sequence terms averaged over tokens",
+        "OpenRLHF/OpenRLHF@1b23ecf0",
+        PerToken,
+        PerSequence,
+        ("reduction",),
+        Contract(family="policy_gradient", level="sequence", normalizer="global"),
+        bare=UNSEEN,
+    ),
+    Fault(
+        "B203",
+        "DPO on averages without the reference",
+        "linkedin/Liger-Kernel@2de93647",
+        ReferenceLeftOut,
+        WithReference,
+        ("baseline",),
+        Contract(family="preference", level="pair", baseline="dpo"),
+        bare=UNSEEN,
+    ),
     Fault("X80", "clamped at the smallest float of the dtype", "", SmallestFloat, LogSoftmax, ("stability",), SFT),
     Fault("X81", "a weight that grows with every call", "", Growing, Constant, ("stability", "interface"), SFT),
-    Fault("X82", "a saw instead of a square", "", Wrapped, Unwrapped, ("stability", "direction"), Contract(level="token", normalizer="global")),
-    Fault("X83", "twice the gradient of the value", "", TwiceTheGradient, Nll, ("baseline", "gradient_flow"), Contract(family="supervised", baseline="nll")),
+    Fault(
+        "X83",
+        "twice the gradient of the value",
+        "",
+        TwiceTheGradient,
+        Nll,
+        ("baseline", "gradient_flow"),
+        Contract(family="supervised", baseline="nll"),
+    ),
 )

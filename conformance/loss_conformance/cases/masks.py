@@ -11,7 +11,7 @@ __all__ = ["row_weights", "token_mask"]
 def token_mask(style: str, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
     """Return a [rows, tokens] bool mask; token 0 predicts nothing and is never trained on.
 
-    Every style but ``"none"`` trains on at least one token of the first row.
+    Every style but ``"none"`` trains on at least one token of the first row; ``"holes"`` leaves one out between two.
     """
     position = torch.arange(tokens).expand(rows, tokens)
     if style == "full":
@@ -20,6 +20,8 @@ def token_mask(style: str, rows: int, tokens: int, generator: torch.Generator) -
         mask = torch.zeros(rows, tokens, dtype=torch.bool)
     elif style == "holes":
         mask = torch.rand(rows, tokens, generator=generator) < 0.6
+        # Chance alone often leaves none inside a row.
+        mask[0, 1:4] = torch.tensor([True, False, True])[: tokens - 1]
     else:
         length = torch.randint(2, tokens + 1, (rows, 1), generator=generator)
         length[torch.randint(rows, (1,), generator=generator)] = tokens

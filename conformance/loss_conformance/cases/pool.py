@@ -17,7 +17,19 @@ __all__ = ["draw_pool", "smallest_plan"]
 
 
 def draw_pool(cases: int, seed: int) -> dict[str, list[Plan]]:
-    """Return ``cases`` plans for every situation; the same seed gives the same plans on any machine."""
+    """Return ``cases`` distinct plans for every situation; the same seed gives the same plans on any machine."""
+    pool: dict[str, list[Plan]] = {situation: [] for situation in SITUATIONS}
+    # Hypothesis repeats itself once it has drawn a dozen: a further seed gives what is missing.
+    further = 0
+    while min(map(len, pool.values())) < cases:
+        for situation, found in _drawn(cases, seed + (further << 64)).items():
+            pool[situation] = list(dict.fromkeys([*pool[situation], *found]))[:cases]
+        further += 1
+    return pool
+
+
+def _drawn(cases: int, seed: int) -> dict[str, list[Plan]]:
+    """Return up to ``cases`` plans for every situation, drawn with one seed."""
     pool: dict[str, list[Plan]] = {situation: [] for situation in SITUATIONS}
 
     @hypothesis.seed(seed)
@@ -30,7 +42,7 @@ def draw_pool(cases: int, seed: int) -> dict[str, list[Plan]]:
     with hermetic_draws():
         collect()
     # The first example is the simplest of all: it shows little, and shrinking finds it anyway.
-    return {situation: _distinct(found[1:] or found)[:cases] for situation, found in pool.items()}
+    return {situation: found[1:] or found for situation, found in pool.items()}
 
 
 def smallest_plan(failing: Plan, still_fails: Callable[[Plan], bool], seed: int, tries: int = 150) -> tuple[Plan, int]:
@@ -70,7 +82,3 @@ def _settings(max_examples: int, phases: tuple[Phase, ...]) -> settings:
         report_multiple_bugs=False,
         suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
     )
-
-
-def _distinct(found: list[Plan]) -> list[Plan]:
-    return list(dict.fromkeys(found))

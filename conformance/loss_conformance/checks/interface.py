@@ -86,7 +86,7 @@ def inputs_untouched(trial: Trial) -> None:
 def repeatable(trial: Trial) -> None:
     first = trial.evaluate(trial.case)
     with torch.no_grad():
-        trial.bench.call(trial.case)
+        trial.bench.call(trial.case.with_tensors({key: t.clone() for key, t in trial.case.tensors.items()}))
     second = trial.evaluate(trial.case)
     if not _identical(first.value, second.value):
         raise Broken(f"first {number(first.value)}, then {number(second.value)}", "the same value twice")

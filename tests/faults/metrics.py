@@ -1,0 +1,122 @@
+"""Side values, and settings that only show beside others."""
+
+from __future__ import annotations
+
+import torch
+
+from loss_reference import Contract, LossFunction, Option
+from tests.faults.fault import UNSEEN, Fault
+from tests.faults.parts import constant, kept, policy, row_weights, token_mean, token_weights
+
+PG = Contract(family="policy_gradient", normalizer="global")
+
+
+class Logged(LossFunction):
+    """PPO with its clip fraction and KL."""
+
+    def logged(self, rho, kl, clipped, m, batch):
+        return {"kl": token_mean(kl, m, batch).detach(), "clipfrac": token_mean(clipped, m, batch).detach()}
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        d = (policy(model_outputs, m) - constant(batch, "prev_logprobs", m)).clamp(max=20)
+        rho, a = d.exp(), constant(batch, "advantages", m)
+        one, other = -a * rho, -a * rho.clamp(0.8, 1.2)
+        loss = token_mean(torch.maximum(one, other), m, batch)
+        return loss, self.logged(rho, -d, (other > one).to(m), m, batch)
+
+
+class GraphKept(Logged):
+    def logged(self, rho, kl, clipped, m, batch):
+        return {"kl": token_mean(kl, m, batch), "clipfrac": token_mean(clipped, m, batch)}
+
+
+class LocalFraction(Logged):
+    """The clip fraction is a local mean: it depends on the microbatch split."""
+
+    def logged(self, rho, kl, clipped, m, batch):
+        return {"ratio": float((rho * m).sum() ** 2 / m.sum().clamp(min=1))}
+
+
+class HeatedCritic(LossFunction):
+    """Value loss with the sampling temperature in its config, for the actor."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.temperature = self.config.get("temperature", 1.0)
+
+    def heat(self, v):
+        return v / self.temperature
+
+    def compute_loss(self, batch, model_outputs):
+        m = batch["token_mask"] * row_weights(batch, batch["token_mask"])[:, None]
+        v = self.heat(kept(model_outputs["values"], m))
+        n = batch.get("global_valid_toks", m.sum())
+        return ((v - kept(batch["returns"].detach(), m)).square() * m).sum() / n.clamp(min=1)
+
+
+class CoolCritic(HeatedCritic):
+    def heat(self, v):
+        return v
+
+
+class SmoothedIgnored(LossFunction):
+    """NLL and smoothing over labels of which some are -100."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.smoothing = self.config.get("smoothing", 0.0)
+        self.register_buffer("weight", torch.ones(64))
+
+    def weights(self, y):
+        return self.weight[y.clamp(min=0)]
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        y = batch["input_ids"][:, 1:].masked_fill(m == 0, -100)
+        z = kept(model_outputs["logits"][:, :-1], m).log_softmax(-1)
+        terms = -z.gather(-1, y.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        if self.smoothing:
+            uniform = -torch.where(torch.isinf(z), 0.0, z).mean(-1)
+            terms = (1 - self.smoothing) * terms + self.smoothing * self.weights(y) * uniform
+        return token_mean(terms, m, batch)
+
+
+class GathersIgnored(SmoothedIgnored):
+    def weights(self, y):
+        return self.weight[y]
+
+
+FAULTS = (
+    Fault(
+        "B160",
+        "temperature applied to the critic too",
+        "THUDM/slime@d9d149dce",
+        HeatedCritic,
+        CoolCritic,
+        ("options",),
+        Contract(family="value", options={"temperature": Option(values=(1.0, 0.5), inert=True)}),
+        bare=UNSEEN,
+    ),
+    Fault(
+        "B169",
+        "smoothing gathers weight[-100]",
+        "pytorch/pytorch#69339",
+        GathersIgnored,
+        SmoothedIgnored,
+        ("options",),
+        Contract(family="supervised", normalizer="global", options={"smoothing": Option(values=(0.0, 0.1))}),
+        bare=UNSEEN,
+    ),
+    Fault(
+        "B182",
+        "logged statistics keep the graph",
+        "huggingface/trl@768c3892c",
+        GraphKept,
+        Logged,
+        ("metrics",),
+        PG,
+        bare=UNSEEN,
+    ),
+    Fault("X95", "a metric that depends on the split", "", LocalFraction, Logged, ("metrics",), PG, bare=UNSEEN),
+)
