@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
@@ -48,7 +49,6 @@ class Bench:
         self._cast_losses: dict[torch.dtype, Any] = {}
         self._bases: dict[int, tuple[Case, Evaluation]] = {}
         self._cases: dict[tuple[Plan, int], Case] = {}
-        self.observations: list[str] = []
         self.pool: dict[str, list[Plan]] = {}
         self.device = "auto"
         self.baseline: Subject | None = None
@@ -170,10 +170,19 @@ class Bench:
             known = self._bases[id(case)] = (case, self.evaluate(case))
         return known[1]
 
-    def evaluate(self, case: Case, *, loss: Any = None, dtype: torch.dtype | None = None, **how: Any) -> Evaluation:
+    def evaluate(
+        self,
+        case: Case,
+        *,
+        loss: Any = None,
+        dtype: torch.dtype | None = None,
+        grad_mode_as_left: bool = False,
+        **how: Any,
+    ) -> Evaluation:
         """Evaluate the loss on ``case``, cast to ``dtype`` (the precision of the case when ``None``).
 
-        A stateful loss starts from a fresh copy each time, a stochastic one from the same seed.
+        A stateful loss starts from a fresh copy each time, a stochastic one from the same seed, each with gradients
+        enabled; ``grad_mode_as_left`` lets what the loss does to the grad mode be seen afterwards.
         """
         case = case if dtype is None else case.cast(dtype)
         loss = self.subject.loss if loss is None else loss
@@ -183,7 +192,8 @@ class Bench:
         if self._calling.stochastic:
             torch.manual_seed(self.seed)
         terms = self._calling.output == "terms"
-        return evaluate(self.subject.protocol, loss, case, terms=terms, stopwatch=self.stopwatch, **how)
+        with contextlib.nullcontext() if grad_mode_as_left else torch.enable_grad():
+            return evaluate(self.subject.protocol, loss, case, terms=terms, stopwatch=self.stopwatch, **how)
 
     def call(self, case: Case) -> Tensor:
         """Call the loss on the very tensors of ``case``, nothing cloned, and run its backward; return the value."""

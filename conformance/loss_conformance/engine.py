@@ -20,6 +20,7 @@ from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.pool import draw_pool, smallest_plan
 from loss_conformance.checks.registry import Check, Severity, every_check
 from loss_conformance.evaluation import LossRaised, Malformed
+from loss_conformance.exercise import exercise_warnings
 from loss_conformance.guard import ForeignExit, TimeLimit, contained, out_of_memory
 from loss_conformance.profile import profile_named
 from loss_conformance.subject.protocol import CannotFeed
@@ -31,6 +32,7 @@ from loss_reference.names import nearest_name
 __all__ = ["Engine"]
 
 FEWEST_PLANS: Final = 6
+PATIENCE_AFTER_A_HANG: Final = 2.0
 
 
 class Engine:
@@ -62,6 +64,8 @@ class Engine:
         self.baseline = baseline
         self.example = example
         self._verdicts: dict[str, Verdict] = {}
+        self._unfeedable: CannotFeed | None = None
+        self._seconds = self.profile.seconds
 
     def checks(self) -> list[Check]:
         """Return every check of the profile in running order. Does not touch the loss."""
@@ -74,8 +78,18 @@ class Engine:
         Raises:
             CannotFeed: the loss accepts no inputs we know of, hangs, exits, or runs out of memory on the first call.
         """
+        if self._unfeedable is not None:
+            raise self._unfeedable
         try:
-            with contained(self.profile.seconds):
+            return self._open_bench()
+        except CannotFeed as reason:
+            # Said again at once to every check that asks: a loss that hangs would hang each time.
+            self._unfeedable = reason
+            raise
+
+    def _open_bench(self) -> Bench:
+        try:
+            with contained(self._seconds):
                 bench = Bench(self.subject, self.seed, self.example() if self.example is not None else None)
                 bench.pool = self.pool
                 bench.options(device=self.device, baseline=self.baseline, profile=self.profile)
@@ -119,8 +133,8 @@ class Engine:
         return self.bench.facts.lines()
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what a reader of a green run must know."""
-        return tuple(self.bench.observations)
+        """Return what a reader of a green run must know: how little of the loss its cases may have exercised."""
+        return exercise_warnings(self.bench)
 
     def header(self) -> tuple[str, ...]:
         """Return what ran on what: loss, protocol, versions, profile, seed."""
@@ -182,7 +196,7 @@ class Engine:
     def _once(self, check: Check, case: Callable[[], Case]) -> Broken | str | None:
         """Return why the law does not apply, how it is broken, or ``None`` when it holds."""
         try:
-            with contained(self.profile.seconds):
+            with contained(self._seconds):
                 trial = Trial(self.bench, case())
                 inapplicable = check.applies(trial)
                 if inapplicable is not None:
@@ -195,6 +209,8 @@ class Engine:
         except (LossRaised, Malformed, ForeignExit, MemoryError) as error:
             return _broken_by(error)
         except TimeLimit as limit:
+            # One check has waited long enough for all of them.
+            self._seconds = min(self._seconds, PATIENCE_AFTER_A_HANG)
             return Unanswered(str(limit))
         return None
 

@@ -147,7 +147,8 @@ def scalar(value: Any, terms: bool) -> Tensor:
     """Return ``value`` as the 0-dim tensor it must be, or the sum of its terms; raise ``Malformed`` otherwise."""
     if not isinstance(value, Tensor):
         shown = repr(value)
-        raise Malformed(f"{type(value).__name__} {shown if len(shown) < 60 else shown[:57] + '...'}")
+        kind = "" if value is None else f"{type(value).__name__} "
+        raise Malformed(f"{kind}{shown if len(shown) < 60 else shown[:57] + '...'}")
     if not value.is_floating_point():
         raise Malformed(f"a tensor of {value.dtype}")
     if terms:
@@ -165,7 +166,9 @@ def _sensitivity(x: Tensor, gradient: Tensor) -> float:
 def _differentiate(value: Tensor, inputs: list[Tensor], upstream: float) -> list[Tensor | None]:
     if not value.requires_grad or not inputs:
         return [None] * len(inputs)
+    # A product instead of grad_outputs: given those, torch imports its symbolic shapes, half a second of sympy.
+    scaled = value if upstream == 1.0 else value * upstream
     try:
-        return list(torch.autograd.grad(value, inputs, torch.full_like(value, upstream), allow_unused=True))
+        return list(torch.autograd.grad(scaled, inputs, allow_unused=True))
     except RuntimeError as error:
         raise LossRaised(error, "backward") from error

@@ -29,13 +29,13 @@ def computes_in_float64(case: Case, evaluate: Callable[[Case], Evaluation], foll
         return False
     if follows_gradient and not _moves_as_predicted(case, base, evaluate):
         return False
-    return all(_reacts(case, key, base, evaluate) for key in [*_constants(case), *base.gradients])
+    return all(_reacts(case, key, base, evaluate) for key in [*_constants(case), *_free(case, base)])
 
 
 def _moves_as_predicted(case: Case, base: Evaluation, evaluate: Callable[[Case], Evaluation]) -> bool:
-    nudged = {key: _nudged(case.tensors[key], NUDGE) for key in base.gradients}
+    nudged = {key: _nudged(case.tensors[key], NUDGE) for key in _free(case, base)}
     moved = float(evaluate(case.with_tensors(nudged)).value - base.value)
-    predicted = sum(_inner(nudged[key] - case.tensors[key], g) for key, g in base.gradients.items())
+    predicted = sum(_inner(nudged[key] - case.tensors[key], base.gradients[key]) for key in nudged)
     return abs(moved - predicted) <= 0.02 * abs(predicted) + 1e-14 * (1 + abs(float(base.value)))
 
 
@@ -56,8 +56,16 @@ def _constants(case: Case) -> list[str]:
     return [
         slot.key
         for slot in case.slots()
-        if not slot.trainable and slot.role not in NEVER_DIFFERENTIATED and case.tensor(slot).is_floating_point()
+        if not slot.trainable
+        and not slot.limited
+        and slot.role not in NEVER_DIFFERENTIATED
+        and case.tensor(slot).is_floating_point()
     ]
+
+
+def _free(case: Case, base: Evaluation) -> list[str]:
+    """Return the trainable inputs that may be moved a little without leaving their range."""
+    return [slot.key for slot in case.slots() if slot.key in base.gradients and not slot.limited]
 
 
 def _inner(step: Tensor, gradient: Tensor) -> float:

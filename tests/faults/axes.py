@@ -246,7 +246,7 @@ FAULTS = (
         ChunksSplit,
         ("interface", "finite"),
         Contract(family="supervised"),
-        bare="error",
+        bare="cannot feed",
     ),
     Fault(
         "B175",

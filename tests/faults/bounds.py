@@ -8,7 +8,7 @@ import torch
 
 from loss_reference import Contract, LossFunction
 from tests.faults.fault import UNSEEN, Fault
-from tests.faults.masking import JsdLogs
+from tests.faults.masked_terms import JsdLogs
 from tests.faults.parts import (
     gathered,
     kept,

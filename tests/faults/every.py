@@ -8,16 +8,34 @@ from tests.faults import (
     axes,
     bounds,
     direction,
+    empty,
     finite,
     gradient,
     interface,
+    masked_terms,
     masking,
     metrics,
     options,
     reduction,
+    routes,
     stability,
 )
 from tests.faults.fault import by_id
 
-MODULES: Final = (interface, finite, gradient, masking, axes, reduction, bounds, direction, options, metrics, stability)
+MODULES: Final = (
+    interface,
+    finite,
+    empty,
+    gradient,
+    routes,
+    masking,
+    masked_terms,
+    axes,
+    reduction,
+    bounds,
+    direction,
+    options,
+    metrics,
+    stability,
+)
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

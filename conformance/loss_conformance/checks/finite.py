@@ -11,6 +11,8 @@ from loss_conformance.cases.case import Case
 from loss_conformance.checks.registry import check
 from loss_conformance.checks.similarities import similarities
 from loss_conformance.evaluation import Evaluation, LossRaised
+from loss_conformance.facts.coupling import Coupling
+from loss_conformance.guard import out_of_memory
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
@@ -46,6 +48,7 @@ LEGAL: Final = (
     own_batch=True,
 )
 def finite_value(trial: Trial) -> None:
+    _require_rows_to_compare(trial)
     got = trial.evaluate(trial.case, dtype=torch.float32)
     if not bool(torch.isfinite(got.value)) and not _limit_is_infinite(trial):
         raise Broken(
@@ -65,6 +68,7 @@ def finite_value(trial: Trial) -> None:
     own_batch=True,
 )
 def finite_gradient(trial: Trial) -> None:
+    _require_rows_to_compare(trial)
     got = trial.evaluate(trial.case, dtype=torch.float32)
     where = first_nonfinite(got)
     if where and not _limit_is_infinite(trial):
@@ -88,6 +92,8 @@ def empty_batch(trial: Trial) -> None:
     try:
         got = trial.evaluate(case, dtype=torch.float32)
     except LossRaised as raised:
+        if out_of_memory(raised.error):
+            raise
         if policy == "error":
             return
         raise Broken(f"it raised {raised}", "exactly 0", traceback=raised.traceback, guessed=guess) from None
@@ -106,6 +112,12 @@ def empty_batch(trial: Trial) -> None:
     for key, gradient in got.gradients.items():
         if bool((gradient != 0).any()):
             raise Broken(f"a gradient of {key} that is not 0", "a gradient of exactly 0", guessed=guess)
+
+
+def _require_rows_to_compare(trial: Trial) -> None:
+    """A foreign loss over statistics of the batch need not take a batch of one row."""
+    if trial.foreign and len(trial.case.rows) == 1 and trial.bench.coupling is Coupling.ROWS:
+        raise NotExercised("a single row has no statistics")
 
 
 def first_nonfinite(got: Evaluation) -> str:

@@ -109,7 +109,7 @@ def global_state_kept(trial: Trial) -> None:
     torch.set_grad_enabled(True)
     torch.rand(1), random.random(), numpy.random.random()
     before = global_state()
-    trial.evaluate(trial.case)
+    trial.evaluate(trial.case, grad_mode_as_left=True)
     changed = changed_state(before, global_state())
     if trial.facts.contract.stochastic:
         changed = [line for line in changed if "random state" not in line]

@@ -52,7 +52,9 @@ def absent_rows(trial: Trial) -> None:
 def _masks_rows(trial: Trial) -> bool:
     slots = trial.case.slots()
     return any(
-        (slot.role == "mask" or slot.ignore is not None) and slot.token_axis is None and slot.row_axis is not None
+        (slot.role == "mask" and slot.token_axis is None and slot.row_axis is not None)
+        # A label for each row takes the row out; a row whose every pixel is ignored still counts.
+        or (slot.ignore is not None and slot.shape == ("B",))
         for slot in slots
     )
 

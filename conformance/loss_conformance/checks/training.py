@@ -71,8 +71,8 @@ def _train(trial: Trial, slots: list[Slot], rate: float) -> float:
         leaves = {key: table.requires_grad_() for key, table in tables.items()}
         outputs = {slot.key: _model(slot, leaves[slot.key]) for slot in slots}
         got = trial.evaluate(trial.case.with_tensors({key: x.detach() for key, x in outputs.items()}))
-        upstream = [got.gradients[key].to(outputs[key]) for key in outputs]
-        slopes = torch.autograd.grad(list(outputs.values()), list(leaves.values()), upstream)
+        through_model = torch.stack([(got.gradients[key].to(x) * x).sum() for key, x in outputs.items()]).sum()
+        slopes = torch.autograd.grad(through_model, list(leaves.values()))
         steepest = max(float(slope.abs().amax()) for slope in slopes)
         if not 0.0 < steepest < float("inf"):
             break

@@ -29,4 +29,6 @@ def _by_class() -> dict[type[LossFunction], list[str]]:
 
 
 def _formula(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").split("\n\n")[0].split(". ")[0].replace("\n", " ").replace("|", "\\|").rstrip(".")
+    return (
+        (inspect.getdoc(cls) or "").split("\n\n")[0].split(". ")[0].replace("\n", " ").replace("|", "\\|").rstrip(".")
+    )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from inspect import Parameter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.subject.declared_slots import declared_slot
+from loss_conformance.subject.own_sizes import sized
 from loss_conformance.subject.parameter_names import SIZES, meaning_of, meanings_of
-from loss_conformance.subject.probe import Fit, Probe, probe, spare
+from loss_conformance.subject.probe import PLAN, Fit, Probe, probe, spare
 from loss_conformance.subject.protocol import CallingProtocol
 from loss_conformance.subject.readings import readings
 from loss_conformance.subject.signatures import VARIADIC, parameters_of, required_parameters
@@ -21,6 +22,8 @@ from loss_conformance.subject.unfed import no_parameters, none_fits, unknown_par
 from loss_reference.contract import Contract
 
 __all__ = ["ByNameProtocol"]
+
+_SOME_IGNORED: Final = replace(PLAN, samples="some")
 
 
 class ByNameProtocol(CallingProtocol):
@@ -33,7 +36,8 @@ class ByNameProtocol(CallingProtocol):
         copy = spare(loss)
         best: tuple[Schema, Probe] | None = None
         tried: list[tuple[str, Probe]] = []
-        for name, schema in _candidates(loss, contract):
+        for name, drawn in _candidates(loss, contract):
+            schema = _without_refused_label(self.call, copy, sized(loss, drawn))
             outcome = probe(self.call, copy, schema)
             tried.append((name, outcome))
             if best is None or outcome.fit > best[1].fit:
@@ -133,6 +137,15 @@ def _ignored_label(loss: Any) -> int | None:
     default = next((p.default for p in parameters_of(loss) if p.name in ("ignore_index", "ignore_label")), None)
     given = loss.keywords.get("ignore_index", default) if isinstance(loss, functools.partial) else default
     return given if isinstance(given, int) else None
+
+
+def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: Schema) -> Schema:
+    """Return the schema without the ignored label where the loss has an attribute of that name but refuses the label."""
+    if not any(slot.ignore is not None for slot in schema.slots):
+        return schema
+    plain = Schema(tuple(replace(slot, ignore=None) for slot in schema.slots), schema.paired)
+    ignoring = probe(call, loss, schema, _SOME_IGNORED)
+    return plain if ignoring.fit is Fit.RAISED and probe(call, loss, plain).fit is Fit.GOOD else schema
 
 
 def _shifted(schema: Schema, outcome: Probe) -> Schema:

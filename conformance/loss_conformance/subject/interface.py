@@ -8,6 +8,7 @@ from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import BATCH, MODEL_OUTPUTS, Schema, Slot, vocabulary_slot
+from loss_conformance.guard import out_of_memory
 from loss_conformance.subject.protocol import CallingProtocol, CannotFeed
 from loss_conformance.subject.user_frames import user_traceback
 from loss_conformance.subject.watching import UnknownFieldRead, WatchedMapping
@@ -64,6 +65,8 @@ class InterfaceProtocol(CallingProtocol):
         except UnknownFieldRead as unknown:
             raise CannotFeed(unknown_field(unknown), user_traceback(unknown)) from None
         except Exception as error:
+            if out_of_memory(error):
+                raise MemoryError from error
             raise CannotFeed(
                 f"it raised {type(error).__name__}: {error}\n"
                 f"on its first call, with batch and model_outputs of the vocabulary (read so far: "

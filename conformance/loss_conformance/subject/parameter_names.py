@@ -34,13 +34,24 @@ _WORDS: Final[dict[str, str]] = {
     "teacher_probabilities": "teacher_probs teacher_prob",
     "embedding": "anchor anchors positive positives negative negatives query queries key keys pos neg features embeddings "
     "embedding feats x1 x2 input1 input2 z1 z2 z_i z_j zis zjs emb1 emb2 emb_i emb_j output1 output2 image_features "
-    "text_features image_embeds text_embeds image_embeddings text_embeddings",
+    "text_features image_embeds text_embeds image_embeddings text_embeddings positive_key positive_keys negative_key "
+    "negative_keys x_features y_features anchor_embeddings query_embeddings key_embeddings",
+    "scale": "logit_scale inverse_temperature",
+    "bias": "logit_bias",
     "probabilities": "probs prob probabilities probability p",
     "prediction": "input inputs logits logit pred preds prediction predictions output outputs y_pred y_preds y_hat yhat "
-    "score scores x out estimate forecast recon reconstruction model_output predicted student_output",
-    "target": "target targets label labels y y_true gt ground_truth truth tgt class_labels true actual gold y_target",
+    "score scores x out estimate forecast recon reconstruction model_output predicted student_output img image images "
+    "noise_pred pred_noise",
+    "target": "target targets label labels y y_true gt ground_truth truth tgt class_labels true actual gold y_target "
+    "target_labels",
 }
 _MEANINGS: Final = {name: meaning for meaning, names in _WORDS.items() for name in names.split()}
+
+# One of several like it: views of a batch by number or letter, and two images of which the second is the wanted one.
+_VIEW: Final = re.compile(
+    r"(z|x|h|out|output|emb|embed|embedding|feat|feature|features|rep|view|proj)s?_?([0-9]|[abij])"
+)
+_IMAGE: Final = re.compile(r"(img|image|im)_?([ab0-2])")
 
 _EXAMPLES: Final = (
     *_MEANINGS,
@@ -52,7 +63,7 @@ _EXAMPLES: Final = (
 TRAINABLE: Final = frozenset(
     {
         *("logprobs", "values", "entropy", "student", "student_probabilities", "student_logprobs", "embedding"),
-        *("probabilities", "prediction", "pair.policy_chosen_logps", "pair.policy_rejected_logps"),
+        *("scale", "bias", "probabilities", "prediction", "pair.policy_chosen_logps", "pair.policy_rejected_logps"),
         *("pair.policy_other_logps", "pair.chosen_rewards", "pair.rejected_rewards"),
     }
 )
@@ -68,6 +79,9 @@ def meanings_of(parameters: Iterable[str]) -> dict[str, str | None]:
     found = {parameter: meaning_of(parameter) for parameter in parameters}
     if list(found.values()).count("values") > 1:
         found |= {name: "old_values" for name in found if name in ("values", "value")}
+    images = [name for name in found if _IMAGE.fullmatch(_canonical(name))]
+    if len(images) == 2:
+        found[images[1]] = "target"
     return found
 
 
@@ -76,6 +90,10 @@ def meaning_of(parameter: str) -> str | None:
     name = _canonical(parameter)
     if name in _MEANINGS:
         return _MEANINGS[name]
+    if _VIEW.fullmatch(name):
+        return "embedding"
+    if _IMAGE.fullmatch(name):
+        return "prediction"
     words = set(name.split("_"))
     if words & {"mask", "masks"} or name.endswith("mask"):
         return "token_mask"

@@ -49,6 +49,8 @@ class Reading:
     def slot(self, parameter: str, meaning: str) -> Slot | None:
         """Return the slot of a parameter with this meaning, or ``None`` when the meaning has no place in this reading."""
         trainable = meaning in TRAINABLE
+        if meaning in _SCALARS:
+            return argument(parameter, "values", "", trainable=trainable, **_SCALARS[meaning])
         if meaning in self.forms:
             role, shape, facts = self.forms[meaning]
             return argument(parameter, role, shape, trainable=trainable, **facts)
@@ -85,6 +87,7 @@ _ALONG_TOKENS: Final[dict[str, tuple[str, str]]] = {
     "rewards": ("rewards", "batch.rewards"),
     "row_advantages": ("advantages", "batch.advantages"),
 }
+_SCALARS: Final[dict[str, dict[str, Any]]] = {"scale": {"low": 1.0}, "bias": {}}
 _ALWAYS_ROWS: Final = ("rows_mask", "rewards", "row_advantages")
 _TOKEN_LEVEL: Final = {
     "old_logprobs",
@@ -185,6 +188,7 @@ def _predictions(present: set[str], ignore: int | None) -> list[Reading]:
         *elementwise,
         _classes("log-probabilities", "prediction", "logprobs", ignore),
         _classes("probabilities", "prediction", "probabilities", ignore),
+        *_images(ignore),
     ]
     if "probabilities" in present:
         found = [_classes("probabilities", "probabilities", "probabilities", ignore), elementwise[1], *found]
@@ -195,6 +199,25 @@ def _predictions(present: set[str], ignore: int | None) -> list[Reading]:
 def _probabilities(reading: Reading) -> _Form:
     _, shape, _ = reading.forms.get("probabilities") or reading.forms["prediction"]
     return "probabilities", shape, {}
+
+
+def _images(ignore: int | None) -> list[Reading]:
+    """Return the readings of losses that insist on the axes of images, volumes, box corners or signals."""
+    one_channel = {"prediction": ("values", "B 1 8 8", {}), "target": ("labels", "B 8 8", {"high": 2.0})}
+    channel_of_labels = {"prediction": ("values", "B 1 8 8", {}), "target": ("labels", "B 1 8 8", {"high": 1.0})}
+    positions = {"prediction": ("values", "B V 4 2", {}), "target": ("labels", "B 1 4 2", {"ignore": ignore})}
+    pixels = {"low": 0.0, "high": 1.0}
+    return [
+        Reading("scores [B, 1, 8, 8] with targets 0 or 1 [B, 8, 8]", _ROWS, one_channel),
+        Reading("scores [B, 1, 8, 8] with class ids [B, 1, 8, 8]", _ROWS, channel_of_labels),
+        Reading("logits [B, V, 4, 2] with class ids [B, 1, 4, 2]", _ROWS, positions),
+        _elementwise("scores [B, 1] with targets 0 or 1", "values", "B 1", _BINARY_TARGET),
+        _elementwise("images [B, 3, 16, 16] with images", "probabilities", "B 3 16 16", pixels),
+        _elementwise("images [B, 1, 12, 12] with images", "probabilities", "B 1 12 12", pixels),
+        _elementwise("fields [B, 2, 6, 6] with fields", "values", "B 2 6 6", {}),
+        _elementwise("volumes [B, 1, 6, 6, 6] with volumes", "probabilities", "B 1 6 6 6", pixels),
+        _elementwise("signals [B, 1, 1536] with signals", "values", "B 1 1536", {}),
+    ]
 
 
 def _elementwise(name: str, role: str, shape: str, target: dict[str, Any]) -> Reading:

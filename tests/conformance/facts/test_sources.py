@@ -1,5 +1,7 @@
 """Where a contract is found: beside the loss, on the instance, on its class, on the parents of the class."""
 
+from pathlib import Path
+
 from torch import nn
 
 from loss_conformance.engine import Engine
@@ -35,12 +37,17 @@ def origins(loss: object, contract: Contract | None = None) -> list[str]:
     return [origin for origin, _ in contract_sources(load_subject(loss, contract=contract))]
 
 
-def test_a_loss_without_a_contract_has_no_source() -> None:
-    assert origins(TokenMean) == []
+INTERFACE = "inherited from LossFunction"
+"""The empty contract every loss has."""
+
+
+def test_a_loss_without_a_contract_promises_nothing() -> None:
+    assert origins(TokenMean) == [INTERFACE]
+    assert declared_contract(load_subject(TokenMean)) == Contract()
 
 
 def test_parents_are_asked_from_the_nearest_on() -> None:
-    assert origins(Child) == ["inherited from Parent", "inherited from Grandparent"]
+    assert origins(Child) == ["inherited from Parent", "inherited from Grandparent", INTERFACE]
     found = declared_contract(load_subject(Child))
     assert (found.family, found.level, found.lower_bound) == ("supervised", "sequence", 0.0)
     assert found.direction == {"depth": -1, "rate": 1}
@@ -50,7 +57,7 @@ def test_parents_are_asked_from_the_nearest_on() -> None:
 def test_the_instance_speaks_before_its_class() -> None:
     found = declared_contract(load_subject(Refined))
     assert (found.level, found.empty, found.family) == ("sample", "zero", "supervised")
-    assert origins(Refined) == ["declared", "declared", "inherited from Parent", "inherited from Grandparent"]
+    assert origins(Refined) == ["declared", "declared", *origins(Child)[:-1], INTERFACE]
 
 
 def test_a_contract_given_beside_the_loss_wins() -> None:
@@ -59,7 +66,7 @@ def test_a_contract_given_beside_the_loss_wins() -> None:
     assert found.direction == {"depth": 1, "rate": 1}
 
 
-def test_a_contract_given_by_name_wins_too(tmp_path, monkeypatch) -> None:
+def test_a_contract_given_by_name_wins_too(tmp_path: Path) -> None:
     (tmp_path / "promises.py").write_text(
         "from loss_reference import Contract\nmy_contract = Contract(family='value', level='token')\n"
     )

@@ -1,0 +1,61 @@
+"""Every check catches at least one planted fault, and says nothing against the right form of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from loss_conformance.checks.registry import Severity, every_check
+from loss_conformance.verdict import Status
+from tests.faults.judging import RIGHT, WRONG, judge
+
+KILLS = {
+    "scalar_output": "X44",
+    "inputs_untouched": "B180",
+    "repeatable": "B181",
+    "global_state_kept": "X41",
+    "quiet": "X51",
+    "copies": "X43",
+    "finite_value": "B090",
+    "finite_gradient": "B100",
+    "empty_batch": "B073",
+    "extreme_inputs": "B089",
+    "trainables_receive_gradient": "X33",
+    "constants_receive_none": "B119",
+    "upstream_gradient": "B113",
+    "backward_accumulates": "B041",
+    "any_subset": "B128",
+    "finite_difference": "X30",
+    "mask_value": "B008",
+    "mask_extreme": "B001",
+    "mask_gradient": "B011",
+    "trained_ends": "B023",
+    "padding": "X01",
+    "absent_rows": "X02",
+    "microbatch": "B040",
+    "duplicate_rows": "X11",
+    "batch_permutation": "B147",
+    "row_independence": "X87",
+    "lower_bound": "X67",
+    "upper_bound": "X86",
+    "wanted_direction": "X61",
+    "option_effect": "B155",
+    "float32_accuracy": "B107",
+    "short_training": "X81",
+    "baseline_value": "B203",
+    "baseline_gradient": "X83",
+    "device_agreement": "X49",
+}
+
+
+@pytest.mark.parametrize("check", every_check(), ids=lambda check: check.name)
+def test_check_kills(check):
+    assert check.name in KILLS, f"no planted fault is known that {check.name} catches: add one to tests/faults"
+    fault = KILLS[check.name]
+    wanted = (Status.FAILED, Status.ADVICE) if check.severity is Severity.ADVICE else (Status.FAILED,)
+    assert judge(fault, WRONG, True).verdict(check.name).status in wanted
+    right = judge(fault, RIGHT, True).verdict(check.name)
+    assert right.status in (Status.PASSED, Status.NOT_APPLICABLE)
+
+
+def test_table_names_registered_checks():
+    assert set(KILLS) <= {check.name for check in every_check()}

@@ -1,0 +1,47 @@
+"""Every planted fault is seen by the group it names, and its right form is not blamed; with the contract and without."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.every import FAULTS
+from tests.faults.fault import ADVICE, FAILED, Fault
+from tests.faults.judging import CANNOT_FEED, RIGHT, alarms, judge, sight
+from tests.faults.missed import MISSED, NOT_EXPRESSED
+
+
+def _each_with_known_misses():
+    return [
+        pytest.param(
+            fault,
+            id=fault.id,
+            marks=[pytest.mark.xfail(strict=True, reason=MISSED[fault.id])] if fault.id in MISSED else [],
+        )
+        for fault in FAULTS.values()
+    ]
+
+
+def _each():
+    return [pytest.param(fault, id=fault.id) for fault in FAULTS.values()]
+
+
+@pytest.mark.parametrize("fault", _each_with_known_misses())
+def test_wrong_form_fails_the_named_group(fault: Fault):
+    seen = sight(fault, declared=True)
+    assert seen in ((ADVICE, FAILED) if fault.advice else (FAILED, CANNOT_FEED)), f"{fault.what}: {seen}"
+
+
+@pytest.mark.parametrize("fault", [case for case in _each() if case.id != "X32"])
+def test_wrong_form_without_any_contract(fault: Fault):
+    assert sight(fault, declared=False) == fault.bare, fault.what
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "bare"])
+@pytest.mark.parametrize("fault", _each())
+def test_right_form_is_not_blamed(fault: Fault, declared: bool):
+    assert alarms(judge(fault.id, RIGHT, declared)) == []
+
+
+def test_lists_of_the_unseen_name_real_rows():
+    assert set(MISSED) <= set(FAULTS)
+    assert not set(NOT_EXPRESSED) & set(FAULTS)
