@@ -48,6 +48,7 @@ class Bench:
         self.stopwatch = Stopwatch()
         self._cast_losses: dict[torch.dtype, Any] = {}
         self._bases: dict[int, tuple[Case, Evaluation]] = {}
+        self._comparisons: dict[str, Comparison] = {}
         self._cases: dict[tuple[Plan, int], Case] = {}
         self.pool: dict[str, list[Plan]] = {}
         self.device = "auto"
@@ -146,9 +147,13 @@ class Bench:
         name = self.facts.contract.baseline
         if self.baseline is not None:
             return Comparison(Bench(self.baseline, self.seed))
-        if name is None:
-            return None
-        return Comparison(Bench(reference_subject(name, self.subject.settings), self.seed))
+        return None if name is None else self.compared_with(name)
+
+    def compared_with(self, name: str) -> Comparison:
+        """Return the comparison with a reference loss, set up with the settings this loss shares with it."""
+        if name not in self._comparisons:
+            self._comparisons[name] = Comparison(Bench(reference_subject(name, self.subject.settings), self.seed))
+        return self._comparisons[name]
 
     def case(self, plan: Plan, route: int, dtype: torch.dtype | None = None) -> Case:
         """Return the case of a plan, in the working precision; built once."""
@@ -207,6 +212,15 @@ class Bench:
         if value.requires_grad and leaves:
             torch.autograd.grad(value, leaves, allow_unused=True)
         return value
+
+    def returned(self, case: Case, loss: Any) -> Any:
+        """Return what ``loss`` itself returns on ``case``, metrics left out, nothing reduced."""
+        try:
+            return result_of(self.subject.protocol.call(self._in_precision(loss, _precision(case)), case))[0]
+        except (ValueError, TypeError, KeyError, NotImplementedError):
+            raise
+        except Exception as error:
+            raise LossRaised(error) from error
 
     def backward_into_grad(self, case: Case, start: float) -> dict[str, Tensor]:
         """Run the loss's own ``backward`` on leaves whose ``.grad`` is ``start`` everywhere; return the leaves."""

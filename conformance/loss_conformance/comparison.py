@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,8 +35,12 @@ class Comparison:
         """The baseline as the user wrote it."""
         return self.other.subject.target
 
-    def both(self, trial: Trial) -> tuple[Evaluation, Evaluation]:
+    def both(self, trial: Trial, loss: Any = None) -> tuple[Evaluation, Evaluation]:
         """Return both evaluations on one common case; the baseline's gradients carry the names of this loss's inputs.
+
+        Args:
+            trial: the case to draw, and the loss under test.
+            loss: another loss of the same kind to use in its place.
 
         Raises:
             NotExercised: the baseline needs an input this loss gives no counterpart of, or is not finite here.
@@ -46,7 +50,7 @@ class Comparison:
         merged = _merged(own, theirs)
         assert trial.case.plan is not None
         common = build(merged, trial.case.plan).cast(trial.bench.dtype)
-        got = trial.evaluate(_restricted(common, own))
+        got = trial.evaluate(_restricted(common, own), loss=loss)
         wanted = self.other.evaluate(_restricted(common, theirs))
         if not bool(torch.isfinite(wanted.value)):
             raise NotExercised("the baseline is not finite on this case")

@@ -167,7 +167,8 @@ def _differentiate(value: Tensor, inputs: list[Tensor], upstream: float) -> list
     if not value.requires_grad or not inputs:
         return [None] * len(inputs)
     # A product instead of grad_outputs: given those, torch imports its symbolic shapes, half a second of sympy.
-    scaled = value if upstream == 1.0 else value * upstream
+    with torch.enable_grad():  # the loss may have left it off
+        scaled = value if upstream == 1.0 else value * upstream
     try:
         return list(torch.autograd.grad(scaled, inputs, allow_unused=True))
     except RuntimeError as error:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from loss_reference import Contract, LossFunction, Option
-from tests.faults.fault import ADVICE, UNSEEN, Fault
+from tests.faults.fault import ADVICE, FAILED, UNSEEN, Fault
 from tests.faults.parts import (
     constant,
     kept,
@@ -277,7 +277,7 @@ FAULTS = (
         Smoothing,
         ("options", "gradient_flow"),
         Contract(family="supervised", options=described(smoothing=(0.1, 0.3))),
-        bare=ADVICE,
+        bare=FAILED,
     ),
     Fault(
         "X71",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from loss_reference import Contract, LossFunction, Option
-from tests.faults.fault import ADVICE, UNSEEN, Fault
+from tests.faults.fault import ADVICE, FAILED, UNSEEN, Fault
 from tests.faults.masking import LocalNll, Nll
 from tests.faults.parts import (
     constant,
@@ -267,7 +267,7 @@ FAULTS = (
         DividedOnce,
         ("reduction",),
         Contract(family="preference", level="pair"),
-        bare=ADVICE,
+        bare=FAILED,
     ),
     Fault(
         "X11",

@@ -215,7 +215,16 @@ FAULTS = (
         Contract(family="preference", level="pair", baseline="dpo"),
         bare=UNSEEN,
     ),
-    Fault("X80", "clamped at the smallest float of the dtype", "", SmallestFloat, LogSoftmax, ("stability",), SFT),
+    Fault(
+        "X80",
+        "clamped at the smallest float of the dtype",
+        "",
+        SmallestFloat,
+        LogSoftmax,
+        ("stability",),
+        SFT,
+        bare=UNSEEN,
+    ),
     Fault("X81", "a weight that grows with every call", "", Growing, Constant, ("stability", "interface"), SFT),
     Fault(
         "X83",

@@ -31,7 +31,7 @@ def test_wrong_form_fails_the_named_group(fault: Fault):
     assert seen in ((ADVICE, FAILED) if fault.advice else (FAILED, CANNOT_FEED)), f"{fault.what}: {seen}"
 
 
-@pytest.mark.parametrize("fault", [case for case in _each() if case.id != "X32"])
+@pytest.mark.parametrize("fault", _each())
 def test_wrong_form_without_any_contract(fault: Fault):
     assert sight(fault, declared=False) == fault.bare, fault.what
 

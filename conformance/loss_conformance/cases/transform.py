@@ -15,6 +15,7 @@ __all__ = [
     "append_masked_token",
     "group_size",
     "other_content",
+    "repeat_tokens",
     "scramble",
     "select_rows",
     "take_rows",
@@ -106,3 +107,20 @@ def append_masked_rows(case: Case) -> Case:
         trained=torch.cat((case.trained, case.trained[:size])),
         rows=torch.cat((case.rows, torch.zeros_like(case.rows[:size]))),
     )
+
+
+def repeat_tokens(case: Case) -> Case:
+    """Return the case with every token but the first standing twice, counts of tokens doubled."""
+    tokens = case.trained.shape[1]
+    source = torch.tensor([0, *(token for token in range(1, tokens) for _ in range(2))])
+    grown: dict[str, Tensor] = {}
+    for slot in case.slots():
+        axis = slot.token_axis
+        if slot.kind == "batch.global_valid_toks":
+            grown[slot.key] = 2 * case.tensor(slot)
+        elif axis is not None:
+            length = len(source) - (tokens - case.tensor(slot).shape[axis])
+            speaks_of = source[(torch.arange(length) + slot.shift).clamp(max=len(source) - 1)]
+            entry = (speaks_of - slot.shift).clamp(min=0, max=case.tensor(slot).shape[axis] - 1)
+            grown[slot.key] = case.tensor(slot).index_select(axis, entry)
+    return replace(case.with_tensors(grown), trained=case.trained[:, source])

@@ -12,14 +12,20 @@ IN_ORDER: Final = (
     "masking",
     "padding",
     "reduction",
+    "length",
+    "reductions_agree",
     "symmetry",
     "positivity",
     "direction",
+    "declared_direction",
     "options",
+    "option_end_points",
     "stability",
+    "half_precision",
     "training",
     "baseline",
     "device_parity",
+    "metrics",
 )
 """The files of this folder in which laws are registered; a law comes after what it requires."""
 

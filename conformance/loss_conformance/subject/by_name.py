@@ -36,8 +36,8 @@ class ByNameProtocol(CallingProtocol):
         copy = spare(loss)
         best: tuple[Schema, Probe] | None = None
         tried: list[tuple[str, Probe]] = []
-        for name, drawn in _candidates(loss, contract):
-            schema = _without_refused_label(self.call, copy, sized(loss, drawn))
+        for name, schema in _sized_candidates(loss, contract):
+            schema = _without_refused_label(self.call, copy, schema)
             outcome = probe(self.call, copy, schema)
             tried.append((name, outcome))
             if best is None or outcome.fit > best[1].fit:
@@ -56,6 +56,12 @@ class ByNameProtocol(CallingProtocol):
         in_order = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_ONLY and p.name in given]
         positional = [given.pop(name) for name in in_order]
         return loss(*positional, **given)
+
+
+def _sized_candidates(loss: Any, contract: Contract) -> Iterator[tuple[str, Schema]]:
+    for name, schema in _candidates(loss, contract):
+        for of_its_size in sized(loss, schema):
+            yield name, of_its_size
 
 
 def _candidates(loss: Any, contract: Contract) -> Iterator[tuple[str, Schema]]:

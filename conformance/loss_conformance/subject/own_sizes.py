@@ -19,10 +19,17 @@ _FEATURES: Final = ("embedding_size", "embedding_dim", "embed_dim", "feature_dim
 _FEATURES_MORE: Final = ("descriptors_dim", "num_features", "hidden_size")
 
 
-def sized(loss: Any, schema: Schema) -> Schema:
-    """Return the schema with the letters V and D replaced by the sizes that ``loss`` says it has."""
-    classes = _attribute(loss, _CLASSES)
-    features = _attribute(loss, (*_FEATURES, *_FEATURES_MORE)) or _beside(loss, classes)
+def sized(loss: Any, schema: Schema) -> tuple[Schema, ...]:
+    """Return the schema with the letters V and D replaced by the sizes that ``loss`` has, every guess worth trying."""
+    classes, features = _attribute(loss, _CLASSES), _attribute(loss, (*_FEATURES, *_FEATURES_MORE))
+    guesses = [(classes, features)] if features else [(classes, other) for other in _beside(loss, classes)]
+    if not guesses and classes is None:
+        # One matrix of its own holds a vector for each class, as a row or as a column.
+        guesses = [(None, None), *((c, d) for shape in _matrices(loss) for c, d in (shape, shape[::-1]))]
+    return tuple(_with_sizes(schema, c, d) for c, d in guesses or [(classes, None)])
+
+
+def _with_sizes(schema: Schema, classes: int | None, features: int | None) -> Schema:
     sizes = {letter: str(size) for letter, size in (("V", classes), ("D", features)) if size is not None}
     return Schema(tuple(_sized(slot, sizes) for slot in schema.slots), schema.paired) if sizes else schema
 
@@ -31,7 +38,7 @@ def _sized(slot: Slot, sizes: dict[str, str]) -> Slot:
     if "." in slot.kind:
         return slot  # its sizes are those of the vocabulary of the whole case
     high = slot.high
-    if slot.role == "labels" and high is None and "V" in sizes:
+    if slot.role == "labels" and "V" in sizes:
         high = float(sizes["V"])
     # The two axes of embeddings are all they have; elsewhere D is any number of entries.
     own = sizes if slot.role == "embeddings" else {letter: size for letter, size in sizes.items() if letter != "D"}
@@ -44,14 +51,20 @@ def _attribute(loss: Any, names: tuple[str, ...]) -> int | None:
     return next((x for x in found if isinstance(x, int) and not isinstance(x, bool) and x > 1), None)
 
 
-def _beside(loss: Any, classes: int | None) -> int | None:
-    """Return the other axis of the first matrix the loss owns, one of whose axes runs over classes."""
-    if not isinstance(loss, nn.Module) or classes is None:
-        return None
-    shapes = [tuple(parameter.shape) for parameter in loss.parameters() if parameter.dim() == 2]
+def _beside(loss: Any, classes: int | None) -> list[int]:
+    """Return the other axis of a matrix the loss owns, one of whose axes runs over classes."""
+    if classes is None:
+        return []
     fits: tuple[Callable[[int], bool], ...] = (lambda size: size == classes, lambda size: size % classes == 0)
-    for fit, axis in itertools.product(fits, (0, 1)):
-        other = next((shape[1 - axis] for shape in shapes if fit(shape[axis])), None)
-        if other is not None:
-            return other
-    return None
+    found = (
+        shape[1 - axis]
+        for fit, axis in itertools.product(fits, (0, 1))
+        for shape in _matrices(loss)
+        if fit(shape[axis])
+    )
+    return list(itertools.islice(found, 1))
+
+
+def _matrices(loss: Any) -> list[tuple[int, int]]:
+    own = loss.parameters() if isinstance(loss, nn.Module) else ()
+    return [(p.shape[0], p.shape[1]) for p in itertools.islice(own, 1) if p.dim() == 2]

@@ -99,7 +99,7 @@ _TOKEN_LEVEL: Final = {
 }
 _TOKEN_LEVEL_MORE: Final = {"returns", "entropy", "rewards", "input_ids"}
 
-_LABELS: Final[_Form] = ("labels", "B", {})
+_TWO_CLASSES: Final[_Form] = ("labels", "B", {"high": 2.0})
 _BINARY_TARGET: Final[dict[str, Any]] = {"kind": BINARY, "low": 0.0, "high": 1.0}
 
 
@@ -264,12 +264,13 @@ def _contrastive(meanings: Mapping[str, str]) -> list[Reading]:
     ]
     binary: _Form = ("values", "B", _BINARY_TARGET)
     with_binary = [Reading("embeddings [B, D] with targets 0 or 1", _ROWS, {**pairs, "target": binary})]
+    # Of two classes, so that small batches hold rows that belong together and rows that do not.
     with_classes = [
-        Reading("embeddings [B, D] with class ids [B]", _ROWS, {**pairs, "target": _LABELS}),
+        Reading("embeddings [B, D] with class ids [B]", _ROWS, {**pairs, "target": _TWO_CLASSES}),
         Reading(
             "embeddings of two views [B, 2, D] with class ids [B]",
             _ROWS,
-            {"embedding": ("embeddings", "B 2 D", {}), "target": _LABELS},
+            {"embedding": ("embeddings", "B 2 D", {}), "target": _TWO_CLASSES},
         ),
     ]
     if list(meanings.values()).count("embedding") == 1:

@@ -1,0 +1,62 @@
+"""Declared directions: the loss rises with a penalty, falls with a score, as its contract says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import Evaluation
+from loss_conformance.report.numbers import number
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["declared_direction"]
+
+# Not inputs or options of their own: the scores of a pair, judged by wanted_direction.
+PAIR_SCORES = ("chosen_scores", "rejected_scores")
+
+
+@check(
+    group="direction",
+    statement="L rises (falls) weakly with every field and option whose contract says direction +1 (-1).",
+    over=("typical", "off_policy", "full", "holes"),
+    why="A penalty with the wrong sign rewards what it should discourage, and the loss still goes down.",
+    cause="a penalty subtracted instead of added, or a bonus added instead of subtracted.",
+    fix="Check the sign of the term against the paper.",
+    seen_in="pytorch/rl@96c300322",
+    applies=lambda trial: (
+        None
+        if any(name not in PAIR_SCORES for name in trial.facts.contract.direction)
+        else "no direction of a field or option is declared"
+    ),
+)
+def declared_direction(trial: Trial) -> None:
+    tried = False
+    for name, sign in trial.facts.contract.direction.items():
+        higher = _raised(trial, name)
+        if higher is None:
+            continue
+        tried = True
+        base = trial.finite_base
+        moved = sign * float(higher.value - base.value)
+        if moved < -trial.value_tolerance(base).bound - trial.value_tolerance(higher).bound:
+            wanted = "a higher L" if sign > 0 else "a lower L"
+            raise Broken(f"{number(higher.value)}, from {number(base.value)}", wanted, changed=f"{name} raised")
+    if not tried:
+        raise NotExercised("none of the declared names is an input or a number it is constructed with")
+
+
+def _raised(trial: Trial, name: str) -> Evaluation | None:
+    """Return the loss with a field or option raised, or ``None`` when there is nothing of that name to raise."""
+    for slot in trial.case.slots():
+        if slot.name == name and not slot.integer:
+            tensor = trial.case.tensor(slot)
+            step = 0.25 * torch.rand(tensor.shape, generator=torch.Generator().manual_seed(0), dtype=tensor.dtype)
+            higher = torch.clamp(tensor + step, max=0.0) if slot.role == "logprobs" else tensor + step
+            return trial.evaluate(trial.case.with_tensors({slot.key: higher}))
+    value: Any = trial.bench.subject.settings.get(name)
+    rebuild = trial.bench.subject.rebuild
+    if rebuild is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return trial.evaluate(trial.case, loss=rebuild({name: value * 2 if value else 0.1}))

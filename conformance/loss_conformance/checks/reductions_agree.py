@@ -1,0 +1,53 @@
+"""The reductions of one loss: "none", "sum" and "mean" tell the same story."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loss_conformance.checks.registry import check
+from loss_conformance.report.numbers import number
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["reductions_agree"]
+
+
+@check(
+    group="reduction",
+    statement='reduction="sum" is the sum of what reduction="none" returns, and "mean" lies between its extremes.',
+    over=("typical", "full"),
+    why="Whoever reduces by hand, or switches the reduction, silently trains with another scale.",
+    cause="a mode that divides by a length as well, or a branch that returns before the reduction.",
+    fix="Compute the terms once, then reduce them: terms, terms.sum() or terms.mean().",
+    seen_in="volcengine/verl@4d722b176",
+    applies=lambda trial: None if "reduction" in trial.bench.subject.settings else "it has no setting named reduction",
+)
+def reductions_agree(trial: Trial) -> None:
+    terms = _returned(trial, "none")
+    summed, mean = _returned(trial, "sum"), _returned(trial, "mean")
+    if terms.dim() == 0 or summed.dim() != 0:
+        raise NotExercised("reduction does not mean here what it means in torch")
+    # Some losses add up over classes or steps first: their terms are what "none" returns all the same.
+    bound = 64 * terms.numel() * trial.bench.eps * (1 + float(terms.abs().sum()))
+    if not bool((terms.sum() - summed).abs() <= bound):
+        raise Broken(
+            f'"sum" gives {number(summed)}', f"{number(terms.sum())}, the sum of the terms", tolerance=f"{bound:.1e}"
+        )
+    if mean.dim() == 0 and not float(terms.min()) - bound <= float(mean) <= float(terms.max()) + bound:
+        extremes = f"between {number(terms.min())} and {number(terms.max())}"
+        raise Broken(f'"mean" gives {number(mean)}', extremes, tolerance=f"{bound:.1e}", guessed=trial.foreign)
+
+
+def _returned(trial: Trial, reduction: str) -> Tensor:
+    rebuild = trial.bench.subject.rebuild
+    if rebuild is None:
+        raise NotExercised("an instance cannot be constructed again with another reduction")
+    try:
+        value: Any = trial.bench.returned(trial.case, rebuild({"reduction": reduction}))
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise NotExercised(f"reduction={reduction!r} is not offered: {error}") from None
+    if not isinstance(value, Tensor) or not bool(torch.isfinite(value).all()):
+        raise NotExercised(f"reduction={reduction!r} gives nothing finite here")
+    return value.detach()
