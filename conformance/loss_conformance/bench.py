@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from loss_conformance.cases.own_batch import LARGEST_WIDENED, own_case
 from loss_conformance.cases.plan import ORDINARY, Plan
 from loss_conformance.cases.slot import Schema
 from loss_conformance.comparison import Comparison
+from loss_conformance.copying import copy_of
 from loss_conformance.device.simulated import SimulatedDevice
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, Stopwatch, evaluate, parameters_of, scalar
 from loss_conformance.facts.coupling import Coupling, measure_coupling
@@ -193,7 +193,7 @@ class Bench:
         loss = self.subject.loss if loss is None else loss
         loss = self._in_precision(loss, _precision(case))
         if self._calling.stateful:
-            loss = copy.deepcopy(loss)
+            loss = copy_of(loss)
         if self._calling.stochastic:
             torch.manual_seed(self.seed)
         terms = self._calling.output == "terms"
@@ -225,7 +225,7 @@ class Bench:
     def backward_into_grad(self, case: Case, start: float) -> dict[str, Tensor]:
         """Run the loss's own ``backward`` on leaves whose ``.grad`` is ``start`` everywhere; return the leaves."""
         loss = self._in_precision(self.subject.loss, _precision(case))
-        loss = copy.deepcopy(loss) if self._calling.stateful else loss
+        loss = copy_of(loss) if self._calling.stateful else loss
         leaves = {
             slot.key: case.tensor(slot).clone().requires_grad_()
             for slot in case.slots()
@@ -247,7 +247,7 @@ class Bench:
         """Evaluate a copy of the loss on a real device."""
         loss = self._in_precision(self.subject.loss, _precision(case))
         if isinstance(loss, nn.Module):
-            loss = copy.deepcopy(loss).to(device)
+            loss = copy_of(loss).to(device)
         terms = self._calling.output == "terms"
         return evaluate(self.subject.protocol, loss, case.to(device), terms=terms)
 
@@ -255,7 +255,7 @@ class Bench:
         """Evaluate a copy of the loss with every input, parameter and buffer on the simulated device."""
         loss = self._in_precision(self.subject.loss, _precision(case))
         if isinstance(loss, nn.Module):
-            loss = copy.deepcopy(loss)
+            loss = copy_of(loss)
             for module in loss.modules():
                 # Written past the module: a parameter of another class is refused by its own setter.
                 for state in (vars(module)["_parameters"], vars(module)["_buffers"]):
@@ -297,7 +297,7 @@ class Bench:
 
     def moved(self, steps: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
         """Return a copy of the loss with its own parameters moved by these steps."""
-        loss = copy.deepcopy(self._in_precision(self.subject.loss, dtype))
+        loss = copy_of(self._in_precision(self.subject.loss, dtype))
         with torch.no_grad():
             for name, parameter in parameters_of(loss).items():
                 if name in steps:
@@ -309,9 +309,9 @@ class Bench:
         if not isinstance(loss, nn.Module) or not any(t.is_floating_point() for t in _state(loss)):
             return loss
         if loss is not self.subject.loss:
-            return copy.deepcopy(loss).to(dtype)
+            return copy_of(loss).to(dtype)
         if dtype not in self._cast_losses:
-            self._cast_losses[dtype] = copy.deepcopy(loss).to(dtype)
+            self._cast_losses[dtype] = copy_of(loss).to(dtype)
         return self._cast_losses[dtype]
 
 

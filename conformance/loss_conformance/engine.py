@@ -25,7 +25,7 @@ from loss_conformance.guard import ForeignExit, TimeLimit, contained, out_of_mem
 from loss_conformance.profile import profile_named
 from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.subject.subject import Subject
-from loss_conformance.trial import Broken, NotExercised, Trial, Unanswered
+from loss_conformance.trial import Broken, Crashed, NotExercised, Trial, Unanswered
 from loss_conformance.verdict import Failure, Report, Status, Verdict
 from loss_reference.names import nearest_name
 
@@ -176,6 +176,8 @@ class Engine:
                 reasons.append(outcome)
                 continue
             tried += 1
+            if isinstance(outcome, Crashed):
+                return Verdict(check.name, check.group, Status.BLOCKED, reason=str(outcome.got), cases=tried)
             if outcome is not None:
                 return self._failed(check, plan, case, outcome, tried)
         if not tried:
@@ -208,6 +210,8 @@ class Engine:
             return broken
         except (LossRaised, Malformed, ForeignExit, MemoryError) as error:
             return _broken_by(error)
+        except Exception as error:
+            return Crashed(error)
         except TimeLimit as limit:
             # One check has waited long enough for all of them.
             self._seconds = min(self._seconds, PATIENCE_AFTER_A_HANG)

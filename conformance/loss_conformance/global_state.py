@@ -19,7 +19,7 @@ def global_state() -> dict[str, Any]:
     return {
         "torch random state": torch.get_rng_state(),
         "random state": random.getstate(),
-        "numpy random state": numpy.random.get_state()[1].tobytes(),  # type: ignore[index]
+        "numpy random state": _numpy_state(),
         "torch default dtype": torch.get_default_dtype(),
         "torch grad mode": torch.is_grad_enabled(),
         "torch inference mode": torch.is_inference_mode_enabled(),
@@ -30,6 +30,12 @@ def global_state() -> dict[str, Any]:
         "torch CPU autocast": torch.is_autocast_enabled("cpu"),
         "working directory": os.getcwd(),
     }
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    # A draw moves the position in the table; the table itself changes only once it is used up.
+    _, table, *position = numpy.random.get_state()
+    return (table.tobytes(), *position)  # type: ignore[attr-defined]
 
 
 def changed_state(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loss_conformance.bench import Bench
     from loss_conformance.facts.facts import Facts
 
-__all__ = ["Broken", "NotExercised", "Trial", "Unanswered"]
+__all__ = ["Broken", "Crashed", "NotExercised", "Trial", "Unanswered"]
 
 
 class Broken(Exception):
@@ -55,6 +55,13 @@ class Unanswered(Broken):
 
     def __init__(self, limit: str) -> None:
         super().__init__(limit, "an answer", cause="an endless loop, a lock, or work that grows with the values.")
+
+
+class Crashed(Broken):
+    """The check itself failed, not the loss: a defect of this project, never a verdict about the loss."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"the check itself failed, please report it: {type(error).__name__}: {error}", "an answer")
 
 
 class NotExercised(Exception):

@@ -182,7 +182,6 @@ FAULTS = (
             family="policy_gradient",
             normalizer="global",
             surrogate_gradient=True,
-            direction={"kl_coef": +1},
             options={"kl_coef": Option(values=(0.1, 1.0))},
         ),
         bare=UNSEEN,

@@ -14,6 +14,9 @@ from loss_conformance.verdict import Status, Verdict
 from tests.faults.every import FAULTS
 from tests.faults.fault import ADVICE, FAILED, UNSEEN, Fault
 
+# The plans follow from the seed alone; drawing them is a third of a run.
+same_pool = cache(engine_module.draw_pool)
+
 WRONG, RIGHT = "wrong", "right"
 CANNOT_FEED = "cannot feed"
 
@@ -23,6 +26,8 @@ class Judge:
 
     def __init__(self, loss, contract):
         self.engine = Engine(load_subject(loss, contract=contract), profile="quick")
+        with patch.object(engine_module, "draw_pool", same_pool):
+            _ = self.engine.pool
 
     def verdict(self, check: str) -> Verdict:
         with patch.object(engine_module, "smallest_plan", lambda plan, *_: (plan, 0)):

@@ -82,7 +82,7 @@ class EntropyThreshold(LossFunction):
 
     def threshold(self, entropy, m):
         chosen = entropy[m != 0]
-        return chosen.quantile(0.5) if chosen.numel() else entropy.new_zeros(())
+        return chosen.median() if chosen.numel() else entropy.new_zeros(())
 
     def compute_loss(self, batch, model_outputs):
         m = token_weights(batch)
@@ -97,7 +97,7 @@ class EntropyThreshold(LossFunction):
 
 class QuantileOverPadding(EntropyThreshold):
     def threshold(self, entropy, m):
-        return entropy.quantile(0.5)
+        return entropy.median()
 
 
 class Whitened(LossFunction):

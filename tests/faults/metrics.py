@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from loss_reference import Contract, LossFunction, Option
-from tests.faults.fault import UNSEEN, Fault
+from tests.faults.fault import FAILED, UNSEEN, Fault
 from tests.faults.parts import constant, kept, policy, row_weights, token_mean, token_weights
 
 PG = Contract(family="policy_gradient", normalizer="global")
@@ -87,6 +87,49 @@ class GathersIgnored(SmoothedIgnored):
         return self.weight[y]
 
 
+class EndPoint(LossFunction):
+    """(1 - e) NLL + e uniform: the NLL at e = 0."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.smoothing = self.config.get("smoothing", 0.1)
+
+    def kept_share(self):
+        return 1 - self.smoothing
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        z = kept(model_outputs["logits"][:, :-1], m).log_softmax(-1)
+        nll = -z.gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
+        uniform = -torch.where(torch.isinf(z), 0.0, z).mean(-1)
+        return token_mean(self.kept_share() * nll + self.smoothing * uniform, m, batch)
+
+
+class ShareLeftIn(EndPoint):
+    def kept_share(self):
+        return 0.9
+
+
+class ScatteredRanks(LossFunction):
+    """Values written into a float32 buffer whatever arrives."""
+
+    def buffer(self, v):
+        return torch.zeros(v.shape, device=v.device)
+
+    def compute_loss(self, batch, model_outputs):
+        m = batch["token_mask"] * row_weights(batch, batch["token_mask"])[:, None]
+        v = kept(model_outputs["values"] - batch["returns"].detach(), m)
+        order = torch.arange(v.shape[1], device=v.device).flip(0).expand_as(v)
+        flipped = self.buffer(v).scatter(1, order, v)
+        discount = 0.9 ** torch.arange(v.shape[1], device=v.device, dtype=v.dtype)
+        return (flipped.square() * discount).sum() / m.sum().clamp(min=1)
+
+
+class ScatteredAlike(ScatteredRanks):
+    def buffer(self, v):
+        return torch.zeros_like(v)
+
+
 FAULTS = (
     Fault(
         "B160",
@@ -116,7 +159,30 @@ FAULTS = (
         Logged,
         ("metrics",),
         PG,
-        bare=UNSEEN,
+        bare=FAILED,
     ),
     Fault("X95", "a metric that depends on the split", "", LocalFraction, Logged, ("metrics",), PG, bare=UNSEEN),
+    Fault(
+        "X96",
+        "a share left in at the end point",
+        "",
+        ShareLeftIn,
+        EndPoint,
+        ("options",),
+        Contract(
+            family="distillation",
+            normalizer="global",
+            options={"smoothing": Option(values=(0.0, 0.1), reduces_to={0.0: "nll"})},
+        ),
+        bare=UNSEEN,
+    ),
+    Fault(
+        "X97",
+        "half precision scattered into float32",
+        "huggingface/sentence-transformers@c81d3e5a",
+        ScatteredRanks,
+        ScatteredAlike,
+        ("stability",),
+        Contract(level="token"),
+    ),
 )

@@ -177,6 +177,28 @@ class AlsoDividedByLength(Aggregated):
         return row_mean(sums, row_weights(batch, sums), batch)
 
 
+class Reduced(torch.nn.Module):
+    """Squared error with ``reduction``."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__()
+        self.reduction = reduction
+
+    def total(self, terms):
+        return terms.sum()
+
+    def forward(self, input, target):
+        terms = (input - target).square()
+        if self.reduction == "none":
+            return terms
+        return terms.mean() if self.reduction == "mean" else self.total(terms)
+
+
+class SumDividesToo(Reduced):
+    def total(self, terms):
+        return terms.sum() / len(terms)
+
+
 AGGREGATIONS = Contract(
     family="policy_gradient",
     normalizer="global",
@@ -278,5 +300,14 @@ FAULTS = (
         ("reduction",),
         Contract(family="supervised", level="token", normalizer="local"),
         bare=ADVICE,
+    ),
+    Fault(
+        "X12",
+        "reduction='sum' divides as well",
+        "",
+        SumDividesToo,
+        Reduced,
+        ("reduction",),
+        Contract(family="supervised"),
     ),
 )

@@ -33,17 +33,23 @@ KILLS = {
     "absent_rows": "X02",
     "microbatch": "B040",
     "duplicate_rows": "X11",
+    "length_normalization": "B199",
+    "reductions_agree": "X12",
     "batch_permutation": "B147",
     "row_independence": "X87",
     "lower_bound": "X67",
     "upper_bound": "X86",
     "wanted_direction": "X61",
+    "declared_direction": "B133",
     "option_effect": "B155",
+    "option_end_points": "X96",
     "float32_accuracy": "B107",
+    "bfloat16_inputs": "X97",
     "short_training": "X81",
     "baseline_value": "B203",
     "baseline_gradient": "X83",
     "device_agreement": "X49",
+    "metrics_detached": "B182",
 }
 
 

@@ -22,11 +22,12 @@ __all__ = ["build"]
 def build(schema: Schema, plan: Plan) -> Case:
     """Return the case a plan describes, for a loss with this schema."""
     generator = torch.Generator().manual_seed(plan.seed)
-    rows = plan.rows * 2 if schema.paired else plan.rows
+    groups = max(plan.rows, 2) if any(slot.role == "pairs" for slot in schema.slots) else plan.rows
+    rows = groups * 2 if schema.paired else groups
     tokens = rows + plan.seed % 2 if plan.situation == "square" else plan.tokens
     tokens = max(tokens, 2)
     trained = token_mask(plan.mask, rows, tokens, generator)
-    weights = row_weights(plan.samples, plan.rows, generator)
+    weights = row_weights(plan.samples, groups, generator)
     weights = weights.repeat_interleave(2) if schema.paired else weights
     if not ({"batch.sample_mask", "rows_mask"} & schema.kinds()):
         # Labels can take a row out by being ignored, but not weigh it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from random import Random
 
 import hypothesis
@@ -18,6 +19,11 @@ __all__ = ["draw_pool", "smallest_plan"]
 
 def draw_pool(cases: int, seed: int) -> dict[str, list[Plan]]:
     """Return ``cases`` distinct plans for every situation; the same seed gives the same plans on any machine."""
+    return {situation: list(found) for situation, found in _pool(cases, seed).items()}
+
+
+@cache
+def _pool(cases: int, seed: int) -> dict[str, list[Plan]]:
     pool: dict[str, list[Plan]] = {situation: [] for situation in SITUATIONS}
     # Hypothesis repeats itself once it has drawn a dozen: a further seed gives what is missing.
     further = 0

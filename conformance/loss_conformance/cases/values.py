@@ -97,7 +97,9 @@ class World:
 
     @cached_property
     def teacher_logits(self) -> Tensor:
-        """[B, S, V] of the teacher."""
+        """[B, S, V] of the teacher; as sure as the student in that regime, and of something else."""
+        if self.plan.regime == "saturated":
+            return _SPREAD["saturated"] * self.normal(self.rows, self.tokens, self.plan.vocabulary)
         distance = _DISTANCE.get(self.plan.regime, 1.0)
         return self.logits + distance * self.normal(self.rows, self.tokens, self.plan.vocabulary)
 

@@ -5,6 +5,7 @@ from typing import Final
 
 IN_ORDER: Final = (
     "interface",
+    "strides",
     "finite",
     "extreme",
     "gradient_flow",
@@ -18,8 +19,10 @@ IN_ORDER: Final = (
     "positivity",
     "direction",
     "declared_direction",
+    "policy_signs",
     "options",
     "option_end_points",
+    "inputs",
     "stability",
     "half_precision",
     "training",

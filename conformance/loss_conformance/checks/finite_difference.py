@@ -117,4 +117,5 @@ def _common_factor(pairs: list[tuple[float, float]]) -> float | None:
     factors = [slope / wanted for slope, wanted in pairs if wanted != 0.0]
     if len(factors) < len(pairs) or max(factors) - min(factors) > 1e-3 * max(map(abs, factors), default=0.0):
         return None
-    return factors[0]
+    # Next to 1 it is a stop-gradient that hardly matters here: a wrong scale is -1, 1/2, n.
+    return factors[0] if abs(factors[0] - 1.0) > 0.01 else None

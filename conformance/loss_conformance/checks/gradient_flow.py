@@ -87,17 +87,16 @@ def constants_receive_none(trial: Trial) -> None:
         got = trial.evaluate(trial.case, constants_too=True)
     except LossRaised as refused:
         raise NotExercised(f"it refuses constants that require grad: {refused}") from None
-    promised = trial.facts.any_promised and not trial.foreign
     for slot in trial.case.slots():
         gradient = got.gradients.get(slot.key)
         if slot.trainable or gradient is None or not bool((gradient != 0).any()):
             continue
-        largest = gradient.abs().amax()
+        # Sound losses leave it to the caller to pass constants without a graph; a teacher often is a live network.
+        promised = slot.name in trial.facts.contract.fields or slot.kind.startswith("batch.teacher")
         raise Broken(
-            f"gradient of {slot.key} up to {number(largest)}",
+            f"gradient of {slot.key} up to {number(gradient.abs().amax())}",
             "no gradient",
-            guessed=not promised,
-            declare="" if promised else f'Contract(fields={{"{slot.name}": Field(..., trainable=True)}})',
+            guessed=not (promised and trial.facts.any_promised),
         )
 
 

@@ -33,6 +33,7 @@ def option_effect(trial: Trial) -> None:
     if trial.bench.subject.rebuild is None:
         raise NotExercised("an instance cannot be constructed again with other settings")
     settings = _settings(trial)
+    _require_inert(trial)
     effects = {name: _effect(trial, name, settings) for name in settings}
     for name, effect in effects.items():
         if effect.value_moves and not effect.gradient_moves:
@@ -108,8 +109,31 @@ def _answers(trial: Trial, changed: dict[str, Any]) -> list[Evaluation]:
     try:
         loss = rebuild(changed)
         return [trial.evaluate(case, loss=loss) for case, _ in trial.bench.cases_of(VARIED, 5)]
-    except (LossRaised, Malformed, ValueError, TypeError, AssertionError):
+    except (Malformed, ValueError, TypeError, AssertionError):
         return []
+    except LossRaised as raised:
+        declared = [name for name, value in changed.items() if _declares(trial, name, value)]
+        if len(declared) < len(changed):
+            return []
+        said = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        raise Broken(f"with {said} it raised {raised}", "a loss", traceback=raised.traceback) from None
+
+
+def _declares(trial: Trial, name: str, value: Any) -> bool:
+    option = trial.facts.contract.options.get(name)
+    return option is not None and value in option.values
+
+
+def _require_inert(trial: Trial) -> None:
+    """Demand that options declared inert change neither value nor gradient."""
+    for name, option in trial.facts.contract.options.items():
+        if not option.inert or name not in trial.bench.subject.settings:
+            continue
+        base = [e for _, e in trial.bench.cases_of(VARIED, 5)]
+        for value in option.values:
+            for got, wanted in zip(_answers(trial, {name: value}), base, strict=False):
+                if bool(got.value != wanted.value) or _gradients_differ(got, wanted):
+                    raise Broken(f"{name}={value!r}, declared inert, changes L", "no change at all")
 
 
 def _gradients_differ(one: Evaluation, other: Evaluation) -> bool:

@@ -23,10 +23,12 @@ _MAY_MIX: Final = {
     Tensor.copy_,
     Tensor.type_as,
 }
+_READ_BY_NUMPY: Final = {Tensor.numpy, Tensor.__array__}
+_COPIES: Final = {torch.tensor, torch.as_tensor, torch.asarray}
 
 
 class DeviceMixed(RuntimeError):
-    """An operation was given tensors of two devices."""
+    """An operation was given tensors of two devices, or a library that knows the CPU alone a tensor of this one."""
 
 
 class OnDevice(Tensor):
@@ -47,6 +49,8 @@ class OnDevice(Tensor):
         cls, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func in _READ_BY_NUMPY:
+            raise DeviceMixed("numpy was given a device tensor; call .cpu() first")
         if func not in _MAY_MIX and _name(func) not in ("to", "cpu", "__get__", "__set__"):
             _refuse_cpu_tensors(func, [*args, *kwargs.values()])
         if func is Tensor.cpu or _moves_to_cpu(func, args, kwargs):
@@ -61,6 +65,8 @@ class SimulatedDevice(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         asked = [value for value in (*args, *kwargs.values()) if _is_simulated(value)]
+        if func in _COPIES and isinstance(args[0], OnDevice) and "device" not in kwargs:
+            return func(*args, **kwargs).as_subclass(OnDevice)
         if not asked or any(isinstance(value, OnDevice) for value in args):
             return func(*args, **kwargs)
         result = func(*_without_device(args), **{key: _on_cpu(value) for key, value in kwargs.items()})

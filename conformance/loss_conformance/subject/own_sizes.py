@@ -22,6 +22,7 @@ _FEATURES_MORE: Final = ("descriptors_dim", "num_features", "hidden_size")
 def sized(loss: Any, schema: Schema) -> tuple[Schema, ...]:
     """Return the schema with the letters V and D replaced by the sizes that ``loss`` has, every guess worth trying."""
     classes, features = _attribute(loss, _CLASSES), _attribute(loss, (*_FEATURES, *_FEATURES_MORE))
+    guesses: list[tuple[int | None, int | None]]
     guesses = [(classes, features)] if features else [(classes, other) for other in _beside(loss, classes)]
     if not guesses and classes is None:
         # One matrix of its own holds a vector for each class, as a row or as a column.
@@ -31,14 +32,17 @@ def sized(loss: Any, schema: Schema) -> tuple[Schema, ...]:
 
 def _with_sizes(schema: Schema, classes: int | None, features: int | None) -> Schema:
     sizes = {letter: str(size) for letter, size in (("V", classes), ("D", features)) if size is not None}
-    return Schema(tuple(_sized(slot, sizes) for slot in schema.slots), schema.paired) if sizes else schema
+    if not sizes:
+        return schema
+    embedded = any(slot.role == "embeddings" for slot in schema.slots)
+    return Schema(tuple(_sized(slot, sizes, embedded) for slot in schema.slots), schema.paired)
 
 
-def _sized(slot: Slot, sizes: dict[str, str]) -> Slot:
+def _sized(slot: Slot, sizes: dict[str, str], embedded: bool) -> Slot:
     if "." in slot.kind:
         return slot  # its sizes are those of the vocabulary of the whole case
     high = slot.high
-    if slot.role == "labels" and "V" in sizes:
+    if slot.role == "labels" and "V" in sizes and (high is None or embedded):
         high = float(sizes["V"])
     # The two axes of embeddings are all they have; elsewhere D is any number of entries.
     own = sizes if slot.role == "embeddings" else {letter: size for letter, size in sizes.items() if letter != "D"}

@@ -5,13 +5,16 @@ import random
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy
 import torch
 from torch import Tensor
 
 from loss_conformance.engine import Engine
+from loss_conformance.profile import PROFILES
 from loss_conformance.subject.load import load_subject
 from loss_conformance.verdict import Status, Verdict
 from loss_reference import Contract, LossFunction
@@ -99,7 +102,9 @@ class Raises(TokenMean):
 
 class RaisesWhenEmpty(TokenMean):
     def spoiled(self, value, mask):
-        return value / int(mask.sum() > 0)
+        if not mask.any():
+            raise ArithmeticError("no tokens")
+        return value
 
 
 class ChangesDirectory(TokenMean):
@@ -161,12 +166,9 @@ class WritesFile(TokenMean):
 
 def quick_engine(loss: Any, seconds: float | None = None, **how: Any) -> Engine:
     """An engine of the quick profile on the CPU, with another time limit if one is given."""
-    from dataclasses import replace
-
-    engine = Engine(load_subject(loss, contract=how.pop("contract", None)), profile="quick", device="cpu", **how)
-    if seconds is not None:
-        engine.profile = replace(engine.profile, seconds=seconds)
-    return engine
+    limited = replace(PROFILES["quick"], seconds=seconds or PROFILES["quick"].seconds)
+    with patch.dict(PROFILES, {"quick": limited}):
+        return Engine(load_subject(loss, contract=how.pop("contract", None)), profile="quick", device="cpu", **how)
 
 
 def verdicts(loss: Any, *names: str, **how: Any) -> tuple[Verdict, ...]:

@@ -1,0 +1,55 @@
+"""Inputs: what the loss reads, it uses."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from loss_conformance.cases.slot import Slot
+from loss_conformance.checks.registry import Severity, check
+from loss_conformance.evaluation import NEVER_DIFFERENTIATED, Evaluation
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["input_effect"]
+
+CASES: Final = 2
+
+
+@check(
+    group="options",
+    statement="Every real-valued constant the loss reads changes its value or gradient on some batch.",
+    over=("typical",),
+    severity=Severity.ADVICE,
+    why="A reference, teacher or old policy that is read and has no effect was meant to have one.",
+    cause="the wrong tensor in the formula, or one that only passes through argmax.",
+    fix="Follow the input through the equation; leave it out if it only serves a metric.",
+    seen_in="Project-MONAI/MONAI@a215ea6db",
+)
+def input_effect(trial: Trial) -> None:
+    constants = [slot for slot in trial.case.slots() if _is_real_constant(slot)]
+    if not constants:
+        raise NotExercised("it reads no real-valued constant")
+    for slot in constants:
+        if not _matters(trial, slot):
+            raise Broken(f"{slot.key} is read and changes nothing", f"an L that depends on {slot.key}")
+
+
+def _is_real_constant(slot: Slot) -> bool:
+    return not (slot.trainable or slot.integer or slot.limited or slot.role in NEVER_DIFFERENTIATED)
+
+
+def _matters(trial: Trial, slot: Slot) -> bool:
+    for case, base in trial.bench.cases_of(("off_policy", "typical", "full"), CASES):
+        if slot.key in case.tensors:
+            tensor = case.tensor(slot)
+            # By another amount for each entry: many losses ignore a common shift or factor on purpose.
+            step = 0.05 * (1.0 + torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape))
+            got = trial.evaluate(case.with_tensors({slot.key: tensor - step}))
+            if bool(got.value != base.value) or _gradients_differ(got, base):
+                return True
+    return False
+
+
+def _gradients_differ(one: Evaluation, other: Evaluation) -> bool:
+    return any(not torch.equal(gradient, other.gradients[key]) for key, gradient in one.gradients.items())
