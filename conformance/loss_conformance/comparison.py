@@ -51,7 +51,7 @@ class Comparison:
         assert trial.case.plan is not None
         common = build(merged, trial.case.plan).cast(trial.bench.dtype)
         got = trial.evaluate(_restricted(common, own), loss=loss)
-        wanted = self.other.evaluate(_restricted(common, theirs))
+        wanted = self.other.caller.evaluate(_restricted(common, theirs))
         if not bool(torch.isfinite(wanted.value)):
             raise NotExercised("the baseline is not finite on this case")
         names = {slot.key: mine.key for slot in theirs.slots for mine in own.slots if mine.kind == slot.kind}

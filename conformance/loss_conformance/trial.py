@@ -119,7 +119,7 @@ class Trial:
 
     def evaluate(self, case: Case, **how: Any) -> Evaluation:
         """Evaluate the loss on another case."""
-        return self.bench.evaluate(case, **how)
+        return self.bench.caller.evaluate(case, **how)
 
     def value_tolerance(self, evaluation: Evaluation) -> Tolerance:
         """Return the bound on the rounding of a value in the precision the loss works in."""

@@ -35,7 +35,7 @@ def device_agreement(trial: Trial) -> None:
 
 def _on_real_device(trial: Trial, device: torch.device) -> None:
     wanted = trial.finite_base
-    got = trial.bench.evaluate_on(trial.case, device)
+    got = trial.bench.caller.evaluate_on(trial.case, device)
     if got.value.device.type != device.type:
         raise Broken(f"a loss on {got.value.device}", f"a loss on {device}")
     moved = {key: gradient.cpu() for key, gradient in got.gradients.items()}
@@ -47,7 +47,7 @@ def _on_simulated_device(trial: Trial) -> None:
     wanted = trial.finite_base
     with SimulatedDevice() as device:
         try:
-            got = trial.bench.evaluate_simulated(trial.case, device)
+            got = trial.bench.caller.evaluate_simulated(trial.case, device)
         except LossRaised as raised:
             if isinstance(raised.error, DeviceMixed):
                 raise Broken(

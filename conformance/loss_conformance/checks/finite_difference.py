@@ -99,7 +99,7 @@ def _slope(trial: Trial, direction: dict[str, Tensor], step: float, forward: boo
     def at(h: float) -> float:
         moved = {key: trial.case.tensors[key] + h * v for key, v in direction.items() if key in trial.case.tensors}
         own = {name: h * v for name, v in direction.items() if name in trial.base.parameters}
-        loss = trial.bench.moved(own, trial.bench.dtype) if own else None
+        loss = trial.bench.caller.moved(own, trial.bench.dtype) if own else None
         return float(trial.evaluate(trial.case.with_tensors(moved), only=frozenset(), loss=loss).value)
 
     if forward:

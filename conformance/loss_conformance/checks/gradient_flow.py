@@ -57,7 +57,7 @@ def _inert_parameters(trial: Trial, base: Evaluation) -> dict[str, float]:
     found = {}
     for name, gradient in base.parameters.items():
         if trial.bench.usual_gradients.get(name, 0.0) == 0.0:
-            loss = trial.bench.moved({name: torch.full_like(gradient, 0.01)}, trial.bench.dtype)
+            loss = trial.bench.caller.moved({name: torch.full_like(gradient, 0.01)}, trial.bench.dtype)
             moved = trial.evaluate(trial.case, loss=loss).value - base.value
             if bool(moved.abs() > trial.value_tolerance(base).bound):
                 found[f"parameter {name}"] = float(moved)
@@ -129,7 +129,7 @@ def upstream_gradient(trial: Trial) -> None:
 )
 def backward_accumulates(trial: Trial) -> None:
     base = trial.finite_base
-    leaves = trial.bench.backward_into_grad(trial.case, start=1.0)
+    leaves = trial.bench.caller.backward_into_grad(trial.case, start=1.0)
     for key, leaf in leaves.items():
         assert leaf.grad is not None
         wanted = base.gradients[key] + 1.0

@@ -59,7 +59,7 @@ def inputs_untouched(trial: Trial) -> None:
             tensors[slot.key] = tensor
     before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
     flags = {key: tensor.requires_grad for key, tensor in tensors.items()}
-    trial.bench.call(trial.case.with_tensors(tensors))
+    trial.bench.caller.call(trial.case.with_tensors(tensors))
     for key, tensor in tensors.items():
         if tensor.shape != before[key].shape or not _identical(tensor.detach(), before[key]):
             raise Broken(
@@ -86,7 +86,7 @@ def inputs_untouched(trial: Trial) -> None:
 def repeatable(trial: Trial) -> None:
     first = trial.evaluate(trial.case)
     with torch.no_grad():
-        trial.bench.call(trial.case.with_tensors({key: t.clone() for key, t in trial.case.tensors.items()}))
+        trial.bench.caller.call(trial.case.with_tensors({key: t.clone() for key, t in trial.case.tensors.items()}))
     second = trial.evaluate(trial.case)
     if not _identical(first.value, second.value):
         raise Broken(f"first {number(first.value)}, then {number(second.value)}", "the same value twice")

@@ -23,7 +23,7 @@ _MAY_MIX: Final = {
     Tensor.copy_,
     Tensor.type_as,
 }
-_READ_BY_NUMPY: Final = {Tensor.numpy, Tensor.__array__}
+_READ_BY_NUMPY: Final[set[Any]] = {Tensor.numpy, Tensor.__array__}
 _COPIES: Final = {torch.tensor, torch.as_tensor, torch.asarray}
 
 

@@ -105,7 +105,7 @@ def test_pairs_name_two_different_rows(situation: str, paired: bool) -> None:
     for case in cases(situation, paired):
         for name in ("positive_pairs", "negative_pairs"):
             pairs = case.tensor(slot(name))
-            assert 0 <= int(pairs.min())
+            assert int(pairs.min()) >= 0
             assert int(pairs.max()) < len(case.rows)
             assert bool((pairs[:, 0] != pairs[:, 1]).all())
 
@@ -142,7 +142,7 @@ def test_whole_numbers_stay_in_range(situation: str) -> None:
     for case in mixed_cases(situation):
         vocabulary = case.tensor(LOGITS).shape[-1]
         for of_tokens in (INPUT_IDS, TOP_K_INDICES):
-            assert 0 <= int(case.tensor(of_tokens).min())
+            assert int(case.tensor(of_tokens).min()) >= 0
             assert int(case.tensor(of_tokens).max()) < vocabulary
         assert set(case.tensor(slot("labels")).tolist()) <= {0, 1}
 

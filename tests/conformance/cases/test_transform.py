@@ -85,7 +85,7 @@ def test_probabilities_stay_probabilities() -> None:
     some = Slot("batch", "p", "probabilities", "probabilities", ("B",))
     before = torch.linspace(0, 1, 9, dtype=torch.float64)
     after = other_content(some, before)
-    assert 0 <= float(after.min())
+    assert float(after.min()) >= 0
     assert float(after.max()) <= 1
     assert bool((after != before).all())
 

@@ -1,0 +1,153 @@
+"""A loss called in every way the laws need: cloned inputs or the very ones, other precisions, other devices."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loss_conformance.cases.case import Case
+from loss_conformance.copying import copy_of
+from loss_conformance.device.simulated import SimulatedDevice
+from loss_conformance.evaluation import Evaluation, LossRaised, Stopwatch, evaluate, parameters_of, scalar
+from loss_conformance.subject.result import result_of
+from loss_conformance.subject.subject import Subject
+from loss_reference.contract import Contract
+
+__all__ = ["Caller"]
+
+
+class Caller:
+    """Calls one loss.
+
+    Attributes:
+        subject: the loss.
+        contract: what calling it depends on: whether it is stateful, stochastic, or returns terms.
+        seed: the seed a stochastic loss starts from.
+        stopwatch: the time spent inside the loss.
+    """
+
+    def __init__(self, subject: Subject, contract: Contract, seed: int) -> None:
+        self.subject = subject
+        self.contract = contract
+        self.seed = seed
+        self.stopwatch = Stopwatch()
+        self._cast_losses: dict[torch.dtype, Any] = {}
+
+    def evaluate(
+        self,
+        case: Case,
+        *,
+        loss: Any = None,
+        dtype: torch.dtype | None = None,
+        grad_mode_as_left: bool = False,
+        **how: Any,
+    ) -> Evaluation:
+        """Evaluate the loss on ``case``, cast to ``dtype`` (the precision of the case when ``None``).
+
+        A stateful loss starts from a fresh copy each time, a stochastic one from the same seed, each with gradients
+        enabled; ``grad_mode_as_left`` lets what the loss does to the grad mode be seen afterwards.
+        """
+        case = case if dtype is None else case.cast(dtype)
+        loss = self.subject.loss if loss is None else loss
+        loss = self._in_precision(loss, _precision(case))
+        if self.contract.stateful:
+            loss = copy_of(loss)
+        if self.contract.stochastic:
+            torch.manual_seed(self.seed)
+        terms = self.contract.output == "terms"
+        with contextlib.nullcontext() if grad_mode_as_left else torch.enable_grad():
+            return evaluate(self.subject.protocol, loss, case, terms=terms, stopwatch=self.stopwatch, **how)
+
+    def call(self, case: Case) -> Tensor:
+        """Call the loss on the very tensors of ``case``, nothing cloned, and run its backward; return the value."""
+        loss = self._in_precision(self.subject.loss, _precision(case))
+        try:
+            value, _ = result_of(self.subject.protocol.call(loss, case))
+        except Exception as error:
+            raise LossRaised(error) from error
+        value = scalar(value, self.contract.output == "terms")
+        leaves = [t for t in case.tensors.values() if t.requires_grad]
+        if value.requires_grad and leaves:
+            torch.autograd.grad(value, leaves, allow_unused=True)
+        return value
+
+    def returned(self, case: Case, loss: Any) -> Any:
+        """Return what ``loss`` itself returns on ``case``, metrics left out, nothing reduced."""
+        try:
+            return result_of(self.subject.protocol.call(self._in_precision(loss, _precision(case)), case))[0]
+        except (ValueError, TypeError, KeyError, NotImplementedError):
+            raise
+        except Exception as error:
+            raise LossRaised(error) from error
+
+    def backward_into_grad(self, case: Case, start: float) -> dict[str, Tensor]:
+        """Run the loss's own ``backward`` on leaves whose ``.grad`` is ``start`` everywhere; return the leaves."""
+        loss = self._in_precision(self.subject.loss, _precision(case))
+        loss = copy_of(loss) if self.contract.stateful else loss
+        leaves = {
+            slot.key: case.tensor(slot).clone().requires_grad_()
+            for slot in case.slots()
+            if slot.trainable and case.tensor(slot).is_floating_point()
+        }
+        for leaf in leaves.values():
+            leaf.grad = torch.full_like(leaf, start)
+        fed = case.with_tensors({key: leaf.clone() for key, leaf in leaves.items()})
+        try:
+            value, _ = result_of(self.subject.protocol.call(loss, fed))
+            value = scalar(value, self.contract.output == "terms")
+            own = getattr(loss, "backward", None)
+            own(value) if callable(own) else torch.autograd.backward(value)
+        except Exception as error:
+            raise LossRaised(error, "backward") from error
+        return leaves
+
+    def evaluate_on(self, case: Case, device: torch.device) -> Evaluation:
+        """Evaluate a copy of the loss on a real device."""
+        loss = self._in_precision(self.subject.loss, _precision(case))
+        if isinstance(loss, nn.Module):
+            loss = copy_of(loss).to(device)
+        terms = self.contract.output == "terms"
+        return evaluate(self.subject.protocol, loss, case.to(device), terms=terms)
+
+    def evaluate_simulated(self, case: Case, device: SimulatedDevice) -> Evaluation:
+        """Evaluate a copy of the loss with every input, parameter and buffer on the simulated device."""
+        loss = self._in_precision(self.subject.loss, _precision(case))
+        if isinstance(loss, nn.Module):
+            loss = copy_of(loss)
+            for module in loss.modules():
+                # Written past the module: a parameter of another class is refused by its own setter.
+                for state in (vars(module)["_parameters"], vars(module)["_buffers"]):
+                    state.update({name: device.put(t) for name, t in state.items() if t is not None})
+        terms = self.contract.output == "terms"
+        return evaluate(self.subject.protocol, loss, case, terms=terms, through=device.put)
+
+    def moved(self, steps: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+        """Return a copy of the loss with its own parameters moved by these steps."""
+        loss = copy_of(self._in_precision(self.subject.loss, dtype))
+        with torch.no_grad():
+            for name, parameter in parameters_of(loss).items():
+                if name in steps:
+                    parameter.add_(steps[name])
+        return loss
+
+    def _in_precision(self, loss: Any, dtype: torch.dtype) -> Any:
+        # Parameters and buffers must meet the inputs in one dtype, without touching the user's own object.
+        if not isinstance(loss, nn.Module) or not any(t.is_floating_point() for t in _state(loss)):
+            return loss
+        if loss is not self.subject.loss:
+            return copy_of(loss).to(dtype)
+        if dtype not in self._cast_losses:
+            self._cast_losses[dtype] = copy_of(loss).to(dtype)
+        return self._cast_losses[dtype]
+
+
+def _state(loss: nn.Module) -> list[torch.Tensor]:
+    return [*loss.parameters(), *loss.buffers()]
+
+
+def _precision(case: Case) -> torch.dtype:
+    return next((t.dtype for t in case.tensors.values() if t.is_floating_point()), torch.float32)
