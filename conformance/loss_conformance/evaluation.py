@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.slot import STRUCTURAL_ROLES
 from loss_conformance.subject.protocol import CallingProtocol
 from loss_conformance.subject.result import result_of
 from loss_conformance.subject.user_frames import user_traceback
@@ -26,6 +29,14 @@ class LossRaised(Exception):
         self.error = error
         self.where = where
         self.traceback = user_traceback(error)
+
+    @property
+    def refusal(self) -> bool:
+        """Whether the loss's own code declined the input, rather than an operation of torch failing on it."""
+        if not isinstance(self.error, ValueError | AssertionError | NotImplementedError):
+            return False
+        frames = traceback.extract_tb(self.error.__traceback__)
+        return not frames or f"{os.sep}torch{os.sep}" not in frames[-1].filename
 
 
 class Malformed(Exception):
@@ -69,7 +80,7 @@ class Evaluation:
     sensitivity: float = 0.0
 
 
-NEVER_DIFFERENTIATED: Final = ("mask", "count", "lengths", "pairs", "labels", "token_ids")
+NEVER_DIFFERENTIATED: Final = STRUCTURAL_ROLES
 
 
 def parameters_of(loss: Any) -> dict[str, nn.Parameter]:
@@ -123,8 +134,13 @@ def evaluate(
         raise LossRaised(error) from error
     value, metrics = result_of(returned)
     value = scalar(value, terms)
-    value = value.as_subclass(Tensor) if through is not None else value
-    grads = _differentiate(value, [*leaves.values(), *parameters.values()], upstream)
+    if through is not None:
+        # Backward runs on the plain tensors underneath: a custom Function would see some of both.
+        value = value.as_subclass(Tensor)
+        with torch._C.DisableTorchFunctionSubclass():
+            grads = _differentiate(value, list(leaves.values()), upstream)
+    else:
+        grads = _differentiate(value, [*leaves.values(), *parameters.values()], upstream)
     if stopwatch is not None:
         stopwatch.inside += time.perf_counter() - started
         stopwatch.calls += 1

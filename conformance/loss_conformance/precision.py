@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
-from loss_conformance.evaluation import NEVER_DIFFERENTIATED, Evaluation
+from loss_conformance.evaluation import Evaluation
 
 __all__ = ["computes_in_float64"]
 
@@ -53,19 +53,12 @@ def _nudged(x: Tensor, size: float) -> Tensor:
 
 
 def _constants(case: Case) -> list[str]:
-    return [
-        slot.key
-        for slot in case.slots()
-        if not slot.trainable
-        and not slot.limited
-        and slot.role not in NEVER_DIFFERENTIATED
-        and case.tensor(slot).is_floating_point()
-    ]
+    return [slot.key for slot in case.slots() if not slot.trainable and slot.movable]
 
 
 def _free(case: Case, base: Evaluation) -> list[str]:
     """Return the trainable inputs that may be moved a little without leaving their range."""
-    return [slot.key for slot in case.slots() if slot.key in base.gradients and not slot.limited]
+    return [slot.key for slot in case.slots() if slot.key in base.gradients and slot.movable]
 
 
 def _inner(step: Tensor, gradient: Tensor) -> float:

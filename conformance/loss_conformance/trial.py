@@ -29,6 +29,7 @@ class Broken(Exception):
         tolerance: the bound that was exceeded.
         cause: the likeliest cause, when the check knows more than its general text.
         declare: what to add to the contract if the behaviour is meant.
+        of_gradient: only gradients differ, which at a tie or kink they may.
         guessed: the contract fact the law rests on was guessed, and the evidence is not decisive: report as advice.
     """
 
@@ -43,8 +44,10 @@ class Broken(Exception):
         declare: str = "",
         guessed: bool = False,
         traceback: str = "",
+        of_gradient: bool = False,
     ) -> None:
         super().__init__(f"got {got}, wanted {wanted}")
+        self.of_gradient = of_gradient
         self.got, self.wanted = _shown(got), _shown(wanted)
         self.changed, self.tolerance, self.cause = changed, str(tolerance), cause
         self.declare, self.guessed, self.traceback = declare, guessed, traceback
@@ -156,6 +159,7 @@ class Trial:
                 number(target.flatten()[worst]),
                 changed=changed,
                 tolerance=tolerance,
+                of_gradient=True,
                 **how,
             )
 

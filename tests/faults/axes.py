@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 
 from loss_reference import Contract, LossFunction
-from tests.faults.fault import ADVICE, UNSEEN, Fault
+from tests.faults.fault import ADVICE, FAILED, UNSEEN, Fault
 from tests.faults.parts import (
     gathered,
     kept,
@@ -30,7 +30,7 @@ class TiledWeights(LossFunction):
     def compute_loss(self, batch, model_outputs):
         m = batch["token_mask"][:, 1:]
         w = row_weights(batch, m)
-        weight = batch["rewards"].detach().abs() * w
+        weight = kept(batch["rewards"].detach().abs(), w) * w
         lp = policy(model_outputs, m * w[:, None]).flatten()
         n = (m * w[:, None]).sum().clamp(min=1)
         return -(lp * self.spread(weight, m.shape[1]) * m.flatten()).sum() / n
@@ -151,14 +151,14 @@ class RewardMean(LossFunction):
     def compute_loss(self, batch, model_outputs):
         chosen, rejected = pairs(model_outputs["rewards"])
         w = pair_weights(batch, model_outputs["rewards"])
-        return (F.softplus(rejected - chosen) * w).sum() / w.sum().clamp(min=1)
+        return (F.softplus(kept(rejected - chosen, w)) * w).sum() / w.sum().clamp(min=1)
 
 
 class SkippedPairsCount(LossFunction):
     def compute_loss(self, batch, model_outputs):
         chosen, rejected = pairs(model_outputs["rewards"])
         w = pair_weights(batch, model_outputs["rewards"])
-        return (F.softplus(rejected - chosen) * w).sum() / len(w)
+        return (F.softplus(kept(rejected - chosen, w)) * w).sum() / len(w)
 
 
 class ChunksCounted(LossFunction):
@@ -256,7 +256,7 @@ FAULTS = (
         Reshaped,
         ("interface",),
         Contract(family="supervised"),
-        bare=UNSEEN,
+        bare=FAILED,
     ),
     Fault(
         "X87",

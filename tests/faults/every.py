@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.faults import (
+    aggregation,
     axes,
     bounds,
     direction,
@@ -32,6 +33,7 @@ MODULES: Final = (
     masked_terms,
     axes,
     reduction,
+    aggregation,
     bounds,
     direction,
     options,

@@ -40,7 +40,8 @@ class RewardLogOfSigmoid(LossFunction):
 
     def compute_loss(self, batch, model_outputs):
         chosen, rejected = pairs(model_outputs["rewards"])
-        return pair_mean(self.term(chosen - rejected), pair_weights(batch, model_outputs["rewards"]), batch)
+        w = pair_weights(batch, model_outputs["rewards"])
+        return pair_mean(self.term(kept(chosen - rejected, w)), w, batch)
 
 
 class RewardSoftplus(RewardLogOfSigmoid):

@@ -119,10 +119,9 @@ class ScatteredRanks(LossFunction):
     def compute_loss(self, batch, model_outputs):
         m = batch["token_mask"] * row_weights(batch, batch["token_mask"])[:, None]
         v = kept(model_outputs["values"] - batch["returns"].detach(), m)
-        order = torch.arange(v.shape[1], device=v.device).flip(0).expand_as(v)
-        flipped = self.buffer(v).scatter(1, order, v)
-        discount = 0.9 ** torch.arange(v.shape[1], device=v.device, dtype=v.dtype)
-        return (flipped.square() * discount).sum() / m.sum().clamp(min=1)
+        order = v.detach().argsort(1)
+        ranked = self.buffer(v).scatter(1, order, v)
+        return ranked.square().sum() / m.sum().clamp(min=1)
 
 
 class ScatteredAlike(ScatteredRanks):

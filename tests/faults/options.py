@@ -247,7 +247,8 @@ FAULTS = (
         SoftTargets,
         ("options",),
         Contract(family="distillation"),
-        bare=UNSEEN,
+        bare=ADVICE,
+        advice=True,
     ),
     Fault(
         "B165",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from loss_reference import Contract, LossFunction, Option
+from loss_reference import Contract, LossFunction
 from tests.faults.fault import ADVICE, FAILED, UNSEEN, Fault
 from tests.faults.masking import LocalNll, Nll
 from tests.faults.parts import (
@@ -143,68 +143,6 @@ class WholeAverage(LastTokenCounted):
         return lp.sum(1) / m.sum(1).clamp(min=1)
 
 
-class Aggregated(LossFunction):
-    """Policy gradient, ``aggregation`` = token_mean, seq_mean or seq_sum."""
-
-    def __init__(self, config=None):
-        super().__init__(config)
-        self.aggregation = self.config.get("aggregation", "token_mean")
-
-    def compute_loss(self, batch, model_outputs):
-        m = token_weights(batch)
-        terms = -policy(model_outputs, m) * constant(batch, "advantages", m)
-        return self.aggregate(terms, m, batch)
-
-    def aggregate(self, terms, m, batch):
-        if self.aggregation == "token_mean":
-            return token_mean(terms, m, batch)
-        sums = (terms * m).sum(1)
-        if self.aggregation == "seq_mean":
-            sums = sums / m.sum(1).clamp(min=1)
-        return row_mean(sums, row_weights(batch, sums), batch)
-
-
-class NotForwarded(Aggregated):
-    def aggregate(self, terms, m, batch):
-        return token_mean(terms, m, batch)
-
-
-class AlsoDividedByLength(Aggregated):
-    def aggregate(self, terms, m, batch):
-        if self.aggregation == "token_mean":
-            return token_mean(terms, m, batch)
-        sums = (terms * m).sum(1) / m.sum(1).clamp(min=1)
-        return row_mean(sums, row_weights(batch, sums), batch)
-
-
-class Reduced(torch.nn.Module):
-    """Squared error with ``reduction``."""
-
-    def __init__(self, reduction="mean"):
-        super().__init__()
-        self.reduction = reduction
-
-    def total(self, terms):
-        return terms.sum()
-
-    def forward(self, input, target):
-        terms = (input - target).square()
-        if self.reduction == "none":
-            return terms
-        return terms.mean() if self.reduction == "mean" else self.total(terms)
-
-
-class SumDividesToo(Reduced):
-    def total(self, terms):
-        return terms.sum() / len(terms)
-
-
-AGGREGATIONS = Contract(
-    family="policy_gradient",
-    normalizer="global",
-    options={"aggregation": Option(values=("token_mean", "seq_mean", "seq_sum"))},
-)
-
 FAULTS = (
     Fault(
         "B032",
@@ -253,26 +191,6 @@ FAULTS = (
         Contract(family="policy_gradient", normalizer="local"),
     ),
     Fault(
-        "B155",
-        "aggregation not forwarded",
-        "volcengine/verl@3e3d9372a",
-        NotForwarded,
-        Aggregated,
-        ("options",),
-        AGGREGATIONS,
-        bare=UNSEEN,
-    ),
-    Fault(
-        "B156",
-        "seq-mean-token-sum divides by the length too",
-        "volcengine/verl@4d722b176",
-        AlsoDividedByLength,
-        Aggregated,
-        ("options",),
-        AGGREGATIONS,
-        bare=UNSEEN,
-    ),
-    Fault(
         "B200",
         "EOS counted in the length and not in the sum",
         "PaddlePaddle/PaddleFormers#4909",
@@ -300,14 +218,5 @@ FAULTS = (
         ("reduction",),
         Contract(family="supervised", level="token", normalizer="local"),
         bare=ADVICE,
-    ),
-    Fault(
-        "X12",
-        "reduction='sum' divides as well",
-        "",
-        SumDividesToo,
-        Reduced,
-        ("reduction",),
-        Contract(family="supervised"),
     ),
 )

@@ -205,7 +205,17 @@ FAULTS = (
         Contract(family="contrastive", lower_bound=0.0, upper_bound=1.0),
         bare=UNSEEN,
     ),
-    Fault("X31", "old policy not detached", "", LiveOldPolicy, DetachedOldPolicy, ("gradient_flow",), PG, bare=ADVICE),
+    Fault(
+        "X31",
+        "old policy not detached",
+        "",
+        LiveOldPolicy,
+        DetachedOldPolicy,
+        ("gradient_flow",),
+        PG,
+        bare=ADVICE,
+        advice=True,
+    ),
     Fault(
         "X33",
         "everything detached",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from loss_reference import Contract, LossFunction
-from tests.faults.fault import UNSEEN, Fault
+from tests.faults.fault import FAILED, UNSEEN, Fault
 from tests.faults.masking import Nll
 from tests.faults.parts import (
     constant,
@@ -221,9 +221,9 @@ FAULTS = (
         "",
         SmallestFloat,
         LogSoftmax,
-        ("stability",),
+        ("stability", "finite"),
         SFT,
-        bare=UNSEEN,
+        bare=FAILED,
     ),
     Fault("X81", "a weight that grows with every call", "", Growing, Constant, ("stability", "interface"), SFT),
     Fault(

@@ -72,10 +72,11 @@ def _slot(place: str, name: str, x: Tensor, contract: Contract, rows: int, token
     known = vocabulary_slot(place, name, declared=contract.fields.get(name))
     if known is not None and len(known.shape) == x.dim():
         return replace(known, integer=not x.is_floating_point())
-    letters = {rows: "B", tokens: "S", tokens - 1: "S-1"}
+    # Rows come first, so that a batch of as many rows as tokens is still read right.
+    of_tokens = {tokens: "S", tokens - 1: "S-1"}
     shape: list[str] = []
-    for size in x.shape:
-        letter = letters.get(size, str(size))
+    for axis, size in enumerate(x.shape):
+        letter = "B" if size == rows and axis == 0 else of_tokens.get(size, str(size))
         shape.append(letter if letter not in shape else str(size))
     trainable = place == MODEL_OUTPUTS and x.is_floating_point()
     shift = 1 if "S-1" in shape else 0

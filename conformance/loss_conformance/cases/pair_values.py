@@ -50,6 +50,7 @@ def _sequence_logps(world: World, which: str) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(world.plan.seed * 2 + (which == "rejected"))
     step = torch.randn(2, world.rows, generator=generator, dtype=torch.float64)
     spread = 0.0 if world.plan.regime == "ties" else 2.0
-    moved = torch.clamp(policy + spread * step[0], max=0.0)
+    # Reflected, not clamped: a probability of exactly 1 belongs to a regime of its own.
+    moved = -(policy + spread * step[0]).abs()
     ratio = reference - policy if world.plan.regime in ("ties", "on_policy") else (reference - policy).abs() * step[1]
-    return moved, torch.clamp(moved + ratio, max=0.0)
+    return moved, -(moved + ratio).abs()

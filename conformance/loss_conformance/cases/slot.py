@@ -8,7 +8,7 @@ from typing import Final
 from loss_reference.contract import Field
 from loss_reference.vocabulary import BATCH_FIELDS, MODEL_OUTPUT_FIELDS
 
-__all__ = ["ARGUMENT", "BATCH", "MODEL_OUTPUTS", "Schema", "Slot", "vocabulary_slot"]
+__all__ = ["ARGUMENT", "BATCH", "MODEL_OUTPUTS", "STRUCTURAL_ROLES", "Schema", "Slot", "vocabulary_slot"]
 
 BATCH: Final = "batch"
 MODEL_OUTPUTS: Final = "model_outputs"
@@ -22,6 +22,8 @@ _PREDICTIONS: Final = {
     (BATCH, "teacher_topk_logits"),
     (BATCH, "teacher_topk_indices"),
 }
+STRUCTURAL_ROLES: Final = ("mask", "count", "lengths", "pairs", "labels", "token_ids")
+"""Roles whose numbers are structure: they are never moved a little, and never receive gradient."""
 _INTEGER_ROLES: Final = ("token_ids", "lengths", "labels", "pairs")
 
 
@@ -67,6 +69,11 @@ class Slot:
     def limited(self) -> bool:
         """Whether its values may not leave a range that the role alone does not tell."""
         return self.low is not None or self.high is not None or self.signs
+
+    @property
+    def movable(self) -> bool:
+        """Whether its values are real numbers that may be moved a little and stay legal."""
+        return not (self.integer or self.limited or self.role in STRUCTURAL_ROLES or self.kind == "binary_targets")
 
     @property
     def token_axis(self) -> int | None:

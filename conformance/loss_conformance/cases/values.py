@@ -43,7 +43,7 @@ class World:
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers on the grain."""
-        return _rounded(torch.randn(*shape, generator=self.generator, dtype=torch.float64))
+        return _rounded(torch.randn(shape, generator=self.generator, dtype=torch.float64))
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Return whole numbers in [0, high)."""

@@ -112,9 +112,9 @@ def constants_receive_none(trial: Trial) -> None:
 )
 def upstream_gradient(trial: Trial) -> None:
     base = trial.finite_base
-    got = trial.evaluate(trial.case, upstream=-2.5)
-    trial.require_gradients(got.gradients, {k: -2.5 * g for k, g in base.gradients.items()}, "upstream gradient -2.5")
-    trial.require_gradients(got.parameters, {k: -2.5 * g for k, g in base.parameters.items()}, "upstream gradient -2.5")
+    got = trial.evaluate(trial.case, upstream=-2.0)
+    trial.require_gradients(got.gradients, {k: -2.0 * g for k, g in base.gradients.items()}, "upstream gradient -2")
+    trial.require_gradients(got.parameters, {k: -2.0 * g for k, g in base.parameters.items()}, "upstream gradient -2")
 
 
 @check(

@@ -8,7 +8,7 @@ import torch
 
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import Severity, check
-from loss_conformance.evaluation import NEVER_DIFFERENTIATED, Evaluation
+from loss_conformance.evaluation import Evaluation
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["input_effect"]
@@ -36,7 +36,7 @@ def input_effect(trial: Trial) -> None:
 
 
 def _is_real_constant(slot: Slot) -> bool:
-    return not (slot.trainable or slot.integer or slot.limited or slot.role in NEVER_DIFFERENTIATED)
+    return slot.movable and not slot.trainable
 
 
 def _matters(trial: Trial, slot: Slot) -> bool:

@@ -41,7 +41,9 @@ def option_effect(trial: Trial) -> None:
                 f"{name} changes the value of L and no gradient at all",
                 f"a gradient that changes with {name}",
                 cause=f"{name} only adds a constant: it is detached, or went through .item().",
-                guessed=isinstance(trial.bench.subject.settings.get(name), bool),
+                # A constant added on purpose is ordinary where nobody said what the setting is for.
+                guessed=name not in trial.facts.contract.options
+                and (trial.foreign or isinstance(trial.bench.subject.settings.get(name), bool)),
             )
     for name, effect in effects.items():
         if effect.value_moves is False and not effect.gradient_moves:
@@ -67,7 +69,7 @@ class _Effect:
 
     value_moves: bool | None = None
     gradient_moves: bool = False
-    alike: set[tuple[str, str]] = field(default_factory=set)
+    alike: list[tuple[str, str]] = field(default_factory=list)
 
     def compare(self, one: Any, got: list[Evaluation], other: Any, wanted: list[Evaluation]) -> None:
         """Note what changes between two values of the setting."""
@@ -77,7 +79,8 @@ class _Effect:
         self.value_moves = bool(self.value_moves) or value_moves
         self.gradient_moves = self.gradient_moves or gradient_moves
         if value_moves or gradient_moves:
-            self.alike.discard((one, other))
+            # A list, because settings need not be hashable.
+            self.alike = [pair for pair in self.alike if pair != (one, other)]
 
 
 def _effect(trial: Trial, name: str, settings: dict[str, list[Any]]) -> _Effect:
@@ -85,7 +88,7 @@ def _effect(trial: Trial, name: str, settings: dict[str, list[Any]]) -> _Effect:
     effect = _Effect()
     if name in trial.facts.contract.options:
         # Two words name two behaviours; two numbers may both lie beyond where a clip acts.
-        effect.alike = {pair for pair in combinations(settings[name], 2) if all(isinstance(x, str) for x in pair)}
+        effect.alike = [pair for pair in combinations(settings[name], 2) if all(isinstance(x, str) for x in pair)]
     for beside in _companions(name, settings):
         answers = [(value, got) for value in settings[name] if (got := _answers(trial, {**beside, name: value}))]
         for (one, got), (other, wanted) in combinations(answers, 2):

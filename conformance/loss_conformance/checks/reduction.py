@@ -12,7 +12,6 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.transform import group_size, take_rows
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
-from loss_conformance.facts.coupling import Coupling
 from loss_conformance.report.numbers import number
 from loss_conformance.tolerance import value_tolerance
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -106,7 +105,7 @@ def duplicate_rows(trial: Trial) -> None:
 
 def _looks_coupled(trial: Trial) -> bool:
     """Return whether rows were measured to look at each other although nothing says whether they should."""
-    return trial.bench.coupling is Coupling.ROWS and not trial.facts.promised("coupled")
+    return trial.bench.coupling.across and not trial.facts.promised("coupled")
 
 
 def _coupled_guess(trial: Trial) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import NEVER_DIFFERENTIATED
 from loss_conformance.report.numbers import number
 from loss_conformance.tolerance import OPERATIONS_PER_TERM
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -72,7 +71,7 @@ def _perturbed(case: Case, seed: int) -> Case:
     moved = {}
     for slot in case.slots():
         tensor = case.tensor(slot)
-        if tensor.is_floating_point() and slot.role not in NEVER_DIFFERENTIATED:
+        if slot.movable:
             sign = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
             moved[slot.key] = tensor * (1 + sign * EPS / 2)
     return case.with_tensors(moved)

@@ -30,6 +30,17 @@ class Coupling(StrEnum):
     NONE = "no row looks at another"
     PAIRS = "rows 2i and 2i+1 look at each other and at no others"
     ROWS = "rows look at others than their neighbour"
+    PAIRED_ROWS = "rows look at others than their neighbour, and an odd number of them is refused"
+
+    @property
+    def paired(self) -> bool:
+        """Whether rows come in pairs."""
+        return self in (Coupling.PAIRS, Coupling.PAIRED_ROWS)
+
+    @property
+    def across(self) -> bool:
+        """Whether a row looks beyond its pair."""
+        return self in (Coupling.ROWS, Coupling.PAIRED_ROWS)
 
 
 def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> Coupling:
@@ -44,7 +55,7 @@ def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> 
     same_row = position[:, None] == position
     same_pair = position[:, None] // 2 == position // 2
     if bool((moved & ~same_pair).any()):
-        return Coupling.ROWS
+        return Coupling.PAIRED_ROWS if _refuses_odd_rows(schema, evaluate) else Coupling.ROWS
     if bool((moved & ~same_row).any()):
         return Coupling.PAIRS
     return Coupling.PAIRS if _refuses_odd_rows(schema, evaluate) else Coupling.NONE
@@ -58,7 +69,7 @@ def _influence(case: Case, evaluate: Callable[[Case], Evaluation]) -> Tensor:
         changed = {}
         for slot in case.slots():
             tensor = case.tensor(slot)
-            if slot.row_axis == 0 and tensor.is_floating_point() and slot.role != "mask" and not slot.limited:
+            if slot.row_axis == 0 and slot.movable:
                 changed[slot.key] = tensor.clone()
                 changed[slot.key][row] = other_content(slot, tensor)[row]
         other = evaluate(case.with_tensors(changed))

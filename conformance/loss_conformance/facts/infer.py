@@ -50,7 +50,7 @@ def infer(schema: Schema, known: Facts, coupling: Coupling = Coupling.UNKNOWN) -
     facts["normalizer"] = (
         ("global", f"it reads {' and '.join(counts)}") if counts else ("local", "it reads no global count")
     )
-    if coupling is Coupling.PAIRS:
+    if coupling.paired:
         facts["level"] = ("pair", f"measured: {coupling}")
     elif family in ("preference", "reward") and coupling is Coupling.UNKNOWN and not (_UNPAIRED & kinds):
         facts["level"] = ("pair", f"a {family} loss without labels compares pairs")
@@ -66,7 +66,7 @@ def _family(kinds: set[str], coupling: Coupling) -> tuple[str | None, str]:
         for rule in rules:
             if rule <= kinds:
                 why = f"it reads {' and '.join(sorted(kind.partition('.')[2] for kind in rule))}"
-                if family == "supervised" and coupling is Coupling.PAIRS:
+                if family == "supervised" and coupling.paired:
                     return "preference", f"{why}, and compares them in pairs"
                 return family, why
     return None, ""

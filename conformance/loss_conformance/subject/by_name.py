@@ -24,6 +24,7 @@ from loss_reference.contract import Contract
 __all__ = ["ByNameProtocol"]
 
 _SOME_IGNORED: Final = replace(PLAN, samples="some")
+_OTHER_SIZES: Final = replace(PLAN, rows=6, tokens=4, vocabulary=7, top_k=2, features=5, seed=2)
 
 
 class ByNameProtocol(CallingProtocol):
@@ -42,7 +43,9 @@ class ByNameProtocol(CallingProtocol):
             tried.append((name, outcome))
             if best is None or outcome.fit > best[1].fit:
                 best = schema, outcome
-            if outcome.fit is Fit.GOOD:
+            # Once more in other sizes: the first may have fitted by accident, such as S classes where V are meant.
+            if outcome.fit is Fit.GOOD and probe(self.call, spare(loss), schema, _OTHER_SIZES).fit is Fit.GOOD:
+                best = schema, outcome
                 break
         if best is None or best[1].fit is Fit.RAISED:
             raise none_fits(required_parameters(loss), tried)

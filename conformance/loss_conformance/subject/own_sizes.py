@@ -14,7 +14,7 @@ from loss_conformance.cases.slot import Schema, Slot
 
 __all__ = ["sized"]
 
-_CLASSES: Final = ("num_classes", "n_classes", "num_labels", "n_labels", "classes", "vocab_size")
+_CLASSES: Final = ("num_classes", "n_classes", "num_labels", "n_labels", "classes", "nc", "vocab_size")
 _FEATURES: Final = ("embedding_size", "embedding_dim", "embed_dim", "feature_dim", "feat_dim", "in_features")
 _FEATURES_MORE: Final = ("descriptors_dim", "num_features", "hidden_size")
 

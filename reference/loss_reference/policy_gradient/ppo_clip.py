@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loss_reference.contract import Contract, Option
-from loss_reference.interface import Batch, Outputs
-from loss_reference.logprobs import token_constant, trained_logprobs
+from loss_reference.contract import Option
+from loss_reference.interface import Batch
+from loss_reference.logprobs import token_constant
+from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
 from loss_reference.policy_gradient.ratio import probability_ratio
 from loss_reference.registry import register
 from loss_reference.settings import Setting
-from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss
+from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
-__all__ = ["PPOClipLoss", "ppo_clip"]
+__all__ = ["ClippedPolicyLoss", "PPOClipLoss", "ppo_clip"]
 
 
 def ppo_clip(
@@ -34,8 +35,34 @@ def ppo_clip(
     return term if clip_c is None else torch.where(A < 0, torch.minimum(term, -A * clip_c), term)
 
 
+class ClippedPolicyLoss(PolicyLoss):
+    """The clipped terms of PPO; a subclass says how they are reduced.
+
+    Config: ``ratio_clip_min`` and ``ratio_clip_max`` (0.2, at least 0), ``ratio_clip_c`` (None; above 1).
+    """
+
+    contract = refine(
+        POLICY_GRADIENT,
+        direction={"advantages": -1},
+        options={
+            "ratio_clip_min": Option(values=(0.0, 0.2, 1.0)),
+            "ratio_clip_max": Option(values=(0.0, 0.2, 0.28)),
+            "ratio_clip_c": Option(values=(None, 1.5, 3.0)),
+        },
+    )
+    ratio_clip_min = Setting(0.2, least=0.0)
+    ratio_clip_max = Setting(0.2, least=0.0)
+    ratio_clip_c = Setting[float | None](None, above=1.0, optional=True)
+
+    def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        """Return the clipped term of every token [B, S-1] from lp and its weights m."""
+        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m))
+        A = token_constant(batch, "advantages", m)
+        return ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max, self.ratio_clip_c)
+
+
 @register("ppo_clip")
-class PPOClipLoss(TokenLevelLoss):
+class PPOClipLoss(TokenLevelLoss, ClippedPolicyLoss):
     """PPO: L = aggregate of max(-A rho, -A clip(rho, 1 - e_l, 1 + e_h)), rho = exp(lp - lp_old).
 
     Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids`` [B, S]), ``prev_logprobs``,
@@ -54,31 +81,7 @@ class PPOClipLoss(TokenLevelLoss):
     Source: arXiv 1707.06347, eq. 7; dual clip: arXiv 1912.09729.
     """
 
-    contract = Contract(
-        family="policy_gradient",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
-        lower_bound=float("-inf"),
-        upper_bound=float("inf"),
-        direction={"advantages": -1},
-        options={
-            "ratio_clip_min": Option(values=(0.0, 0.2, 1.0)),
-            "ratio_clip_max": Option(values=(0.0, 0.2, 0.28)),
-            "ratio_clip_c": Option(values=(None, 1.5, 3.0)),
-            **AGGREGATION_OPTIONS,
-        },
+    contract = refine(
+        ClippedPolicyLoss.contract, options={**ClippedPolicyLoss.contract.options, **AGGREGATION_OPTIONS}
     )
-    ratio_clip_min = Setting(0.2, least=0.0)
-    ratio_clip_max = Setting(0.2, least=0.0)
-    ratio_clip_c = Setting[float | None](None, above=1.0, optional=True)
-
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        lp, m = trained_logprobs(batch, model_outputs)
-        return self.reduce(self.policy_terms(lp, m, batch), m, batch)
-
-    def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
-        """Return the clipped term of every token [B, S-1] from lp and its weights m."""
-        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m))
-        A = token_constant(batch, "advantages", m)
-        return ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max, self.ratio_clip_c)
+    strict_config = True

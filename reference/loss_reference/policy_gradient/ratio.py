@@ -6,7 +6,7 @@ from typing import Final
 
 from torch import Tensor
 
-__all__ = ["MAX_LOG_RATIO", "probability_ratio"]
+__all__ = ["MAX_LOG_RATIO", "mean_over_tokens", "probability_ratio", "ratio_of"]
 
 MAX_LOG_RATIO: Final = 70.0
 """Where the exponent of a ratio saturates, in nats: e^70 = 2.5e30 still fits float32 when multiplied and summed.
@@ -18,4 +18,15 @@ exponent: clamping e^x itself would leave the gradient inf * 0 = NaN. Beyond it 
 
 def probability_ratio(lp: Tensor, lp_old: Tensor) -> Tensor:
     """Return rho = exp(lp - lp_old), the exponent at most ``MAX_LOG_RATIO``."""
-    return (lp - lp_old).clamp(max=MAX_LOG_RATIO).exp()
+    return ratio_of(lp - lp_old)
+
+
+def ratio_of(log_ratio: Tensor) -> Tensor:
+    """Return exp(log_ratio), the exponent at most ``MAX_LOG_RATIO``."""
+    return log_ratio.clamp(max=MAX_LOG_RATIO).exp()
+
+
+def mean_over_tokens(x: Tensor, m: Tensor) -> Tensor:
+    """Return sum_t m x / n_b [B, 1] of x [B, S-1] that is 0 where m is, n_b = sum_t m; 0 for a row without tokens."""
+    n = m.sum(dim=1, keepdim=True)
+    return (m * x).sum(dim=1, keepdim=True) / n.where(n != 0, 1.0)

@@ -1,4 +1,4 @@
-"""Fifteen small losses that promise nothing, written as people write them."""
+"""Small losses that promise nothing, written as people write them."""
 
 from typing import Any
 
@@ -98,6 +98,15 @@ class Whitened(LossFunction):
         return -(white * score).mean()
 
 
+class PairsJudgedByTheBatch(LossFunction):
+    """Pairs whose weights follow the whole batch: rows look everywhere, and still come in pairs."""
+
+    def compute_loss(self, batch, model_outputs):
+        score = per_row(batch, model_outputs, average=True)
+        margins = score[0::2] - score[1::2]
+        return (F.softplus(-margins) * margins.detach().softmax(0)).sum() * margins.mean().exp()
+
+
 class ValueRegression(LossFunction):
     def compute_loss(self, batch, model_outputs):
         mask = batch["token_mask"] * batch["sample_mask"].unsqueeze(1)
@@ -130,9 +139,3 @@ class InBatchNegatives(LossFunction):
         pairs = batch["positive_pairs"]
         return F.cross_entropy(embeddings[pairs[:, 0]] @ embeddings.T, pairs[:, 1])
 
-
-class RowNorm(LossFunction):
-    """Embeddings, but no row looks at another."""
-
-    def compute_loss(self, batch, model_outputs):
-        return (model_outputs["embeddings"] ** 2).sum(-1).mean()

@@ -22,6 +22,7 @@ EXPECTED = [
     (small.Unpaired, PREFERENCE, None, "local"),
     (small.PolicyGradient, "policy_gradient", None, "local"),
     (small.Whitened, SUPERVISED, None, "local"),
+    (small.PairsJudgedByTheBatch, PREFERENCE, "pair", "local"),
     (small.ValueRegression, "value", None, "local"),
     (small.RewardPairs, "reward", "pair", "local"),
     (small.RewardRegression, "reward", None, "local"),
@@ -52,6 +53,7 @@ def test_family_level_and_normalizer(loss: type, family: str, level: str | None,
         (small.ReferenceFreeAdded, Coupling.PAIRS),
         (small.RewardPairs, Coupling.PAIRS),
         (small.Whitened, Coupling.ROWS),
+        (small.PairsJudgedByTheBatch, Coupling.PAIRED_ROWS),
         (small.InBatchNegatives, Coupling.UNKNOWN),
     ],
 )
@@ -61,7 +63,13 @@ def test_how_rows_hang_together_is_measured(loss: type, coupling: Coupling) -> N
 
 @pytest.mark.parametrize(
     ("loss", "paired"),
-    [(small.ReferenceFree, True), (small.RewardPairs, True), (small.TokenMean, False), (small.Whitened, False)],
+    [
+        (small.ReferenceFree, True),
+        (small.RewardPairs, True),
+        (small.PairsJudgedByTheBatch, True),
+        (small.TokenMean, False),
+        (small.Whitened, False),
+    ],
 )
 def test_pairs_are_fed_as_pairs(loss: type, paired: bool) -> None:
     assert [schema.paired for schema in bench(loss).schemas] == [paired]

@@ -1,0 +1,68 @@
+"""GMPO: the geometric mean of ratios that are clipped one by one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.interface import Batch
+from loss_reference.logprobs import token_constant
+from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
+from loss_reference.policy_gradient.ratio import mean_over_tokens, ratio_of
+from loss_reference.reduction import aggregate_tokens
+from loss_reference.registry import register
+from loss_reference.settings import Setting
+from loss_reference.token_level import refine
+
+__all__ = ["GMPOLoss", "one_sided_clip"]
+
+
+def one_sided_clip(delta: Tensor, A: Tensor, clip_min: float = 0.4, clip_max: float = 0.4) -> Tensor:
+    """Return min(delta, clip_max) where A > 0, max(delta, -clip_min) where A < 0 and 0 where A = 0.
+
+    A log-ratio exactly on a bound has the full gradient, one beyond it none.
+    """
+    sign = torch.sign(A)
+    return sign * torch.minimum(sign * delta, sign * delta.clamp(-clip_min, clip_max))
+
+
+@register("gmpo")
+class GMPOLoss(PolicyLoss):
+    """GMPO: L = (1/S_g) sum_b -exp(mean_t d) mean_t A, d = lp - lp_old clipped to e_h above if A > 0, to -e_l below if A < 0.
+
+    Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids`` [B, S]), ``prev_logprobs``,
+    ``advantages`` and ``token_mask``, all [B, S]; optional ``sample_mask`` [B], ``global_valid_seqs``. ``advantages`` are
+    usually one number per sequence; a token with A = 0 enters the geometric mean with ratio 1. Any real result, -mean A
+    on policy. Only the policy receives gradient: dl_b/dlp_t = -exp(mean d) mean A / n_b, 0 at a clipped token. The mean
+    log-ratio saturates at 70 nats (``MAX_LOG_RATIO``). Where nothing is clipped it is unclipped ``gspo``; rows of one
+    token give ``ppo_clip`` with bounds exp(-e_l), exp(e_h).
+
+    Config: ``ratio_clip_min`` e_l and ``ratio_clip_max`` e_h (0.4, at least 0), both of the *log*-ratio.
+
+    Raises:
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown.
+
+    Source: arXiv 2507.20673, eq. 4; verl ``geo_mean``.
+    """
+
+    # No direction: an advantage that changes sign changes which bound holds for the whole row.
+    contract = refine(
+        POLICY_GRADIENT,
+        level="sequence",
+        options={
+            "ratio_clip_min": Option(values=(0.0, 0.4, 1.0)),
+            "ratio_clip_max": Option(values=(0.0, 0.4, 1.0)),
+        },
+    )
+    ratio_clip_min = Setting(0.4, least=0.0)
+    ratio_clip_max = Setting(0.4, least=0.0)
+
+    def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        A = token_constant(batch, "advantages", m)
+        d = one_sided_clip(lp - token_constant(batch, "prev_logprobs", m), A, self.ratio_clip_min, self.ratio_clip_max)
+        return -ratio_of(mean_over_tokens(d, m)) * A
+
+    def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        return aggregate_tokens(terms, weights, batch, "seq_mean_token_mean")

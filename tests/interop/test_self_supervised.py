@@ -1,0 +1,17 @@
+"""lightly 1.6, open_clip 3.3 and info-nce-pytorch: two views of a batch."""
+
+import pytest
+
+from tests.interop.released import failed, library, named
+
+library("lightly.loss", "open_clip.loss", "info_nce")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@named(
+    *(f"lightly.loss.{name}" for name in ("BarlowTwinsLoss", "CAPILoss", "DCLLoss", "DCLWLoss", "DirectCLRLoss")),
+    *(f"lightly.loss.{name}" for name in ("KoLeoLoss", "NTXentLoss", "NegativeCosineSimilarity", "VICRegLoss")),
+    *("open_clip.loss.ClipLoss", "open_clip.loss.SigLipLoss", "info_nce.InfoNCE", "info_nce.info_nce"),
+)
+def test_sound(name, config):
+    assert failed(name, config) == set()

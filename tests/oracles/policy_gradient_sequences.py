@@ -1,0 +1,143 @@
+"""Policy-gradient losses with one ratio per sequence (losses.md section 5): G9, G10, G13, G14, G15.
+
+delta = lp - lp_old, n = sum_t tm of the row (at least 1 as a divisor); sample_mask weighs the row, no more.
+"""
+
+import math
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob, row_weight, sequence_count
+from .numerics import exp
+from .policy_gradient import ppo_term
+from .policy_gradient_tokens import advantage_at, delta_at, spread
+from .preference_terms import trained_tokens
+
+
+def mean_log_ratio(batch: Fields, outputs: Fields, row: int) -> float:
+    """log s = sum_t tm delta / n."""
+    total = 0.0
+    for b, t in live_tokens(batch):
+        if b == row:
+            total += float(batch["token_mask"][b, t + 1]) * delta_at(batch, outputs, b, t)
+    return total / max(trained_tokens(batch, row), 1.0)
+
+
+def gspo_terms(batch: Fields, outputs: Fields, clip_min: float, clip_max: float) -> TokenTerms:
+    """max(-A_t s, -A_t clip(s, 1 - clip_min, 1 + clip_max)) at every live token."""
+    terms: TokenTerms = {}
+    for b, t in live_tokens(batch):
+        s = exp(mean_log_ratio(batch, outputs, b))
+        terms[b, t] = ppo_term(s, advantage_at(batch, b, t), clip_min, clip_max, None)
+    return terms
+
+
+def gspo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4) -> float:
+    """G9: l_t = max(-A_t s, -A_t clip(s)), s = exp(sum_t tm delta / n); seq_mean_token_mean."""
+    terms = gspo_terms(batch, outputs, ratio_clip_min, ratio_clip_max)
+    return aggregate(terms, batch, "seq_mean_token_mean", None)
+
+
+def gspo_token(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4) -> float:
+    """G10: log s_t = sg(log s) + lp - sg(lp): the value of G9."""
+    return gspo(batch, outputs, ratio_clip_min=ratio_clip_min, ratio_clip_max=ratio_clip_max)
+
+
+def gspo_token_gradient(
+    batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4
+) -> NDArray[Any]:
+    """G10: dl_t/dlp_t = -A_t s; 0 where A_t > 0 and s > 1 + clip_max, or A_t < 0 and s < 1 - clip_min."""
+    terms: TokenTerms = {}
+    for b, t in live_tokens(batch):
+        s = exp(mean_log_ratio(batch, outputs, b))
+        a = advantage_at(batch, b, t)
+        clipped = (a > 0.0 and s > 1.0 + ratio_clip_max) or (a < 0.0 and s < 1.0 - ratio_clip_min)
+        terms[b, t] = 0.0 if clipped else -a * s
+    return spread(terms, batch, "seq_mean_token_mean", None)
+
+
+def luspo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4) -> float:
+    """G13: n_b G9_b, mean over sequences = G9's per-token terms by seq_mean_token_sum."""
+    terms = gspo_terms(batch, outputs, ratio_clip_min, ratio_clip_max)
+    return aggregate(terms, batch, "seq_mean_token_sum", None)
+
+
+def vespo_weights(
+    batch: Fields, outputs: Fields, k_pos: float, lambda_pos: float, k_neg: float, lambda_neg: float
+) -> TokenTerms:
+    """phi = exp(lambda + k log W - lambda W), log W = clamp(sum_t tm clamp(delta, -20, 20), log 1e-8, 20).
+
+    (k, lambda) = (k_pos, lambda_pos) where A >= 0, else (k_neg, lambda_neg).
+    """
+    phis: TokenTerms = {}
+    for b, t in live_tokens(batch):
+        log_w = 0.0
+        for row, u in live_tokens(batch):
+            if row == b:
+                delta = min(max(delta_at(batch, outputs, b, u), -20.0), 20.0)
+                log_w += float(batch["token_mask"][b, u + 1]) * delta
+        log_w = min(max(log_w, math.log(1e-8)), 20.0)
+        positive = advantage_at(batch, b, t) >= 0.0
+        k, lam = (k_pos, lambda_pos) if positive else (k_neg, lambda_neg)
+        phis[b, t] = exp(lam + k * log_w - lam * math.exp(log_w))
+    return phis
+
+
+def vespo(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    k_pos: float = 2.0,
+    lambda_pos: float = 3.0,
+    k_neg: float = 3.0,
+    lambda_neg: float = 2.0,
+) -> float:
+    """G14: l = -sg(phi) A lp by token_mean."""
+    terms: TokenTerms = {}
+    for (b, t), phi in vespo_weights(batch, outputs, k_pos, lambda_pos, k_neg, lambda_neg).items():
+        terms[b, t] = -phi * advantage_at(batch, b, t) * next_token_logprob(batch, outputs, b, t)
+    return aggregate(terms, batch, "token_mean", None)
+
+
+def vespo_gradient(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    k_pos: float = 2.0,
+    lambda_pos: float = 3.0,
+    k_neg: float = 3.0,
+    lambda_neg: float = 2.0,
+) -> NDArray[Any]:
+    """G14: dl/dlp = -phi A."""
+    phis = vespo_weights(batch, outputs, k_pos, lambda_pos, k_neg, lambda_neg)
+    terms = {(b, t): -phi * advantage_at(batch, b, t) for (b, t), phi in phis.items()}
+    return spread(terms, batch, "token_mean", None)
+
+
+def gmpo(batch: Fields, outputs: Fields, *, clip_low: float = 0.4, clip_high: float = 0.4) -> float:
+    """G15: l_b = -exp(sum_t tm c_t / n) (sum_t tm A_t / n), mean over sequences.
+
+    c_t = min(delta, clip_high) where A_t > 0, max(delta, -clip_low) where A_t < 0, delta where A_t = 0.
+    """
+    rows = batch["token_mask"].shape[0]
+    total = 0.0
+    for row in range(rows):
+        log_sum = 0.0
+        advantage_sum = 0.0
+        for b, t in live_tokens(batch):
+            if b != row:
+                continue
+            weight = float(batch["token_mask"][b, t + 1])
+            a = advantage_at(batch, b, t)
+            delta = delta_at(batch, outputs, b, t)
+            if a > 0.0:
+                delta = min(delta, clip_high)
+            elif a < 0.0:
+                delta = max(delta, -clip_low)
+            log_sum += weight * delta
+            advantage_sum += weight * a
+        n = max(trained_tokens(batch, row), 1.0)
+        if advantage_sum != 0.0:
+            total += row_weight(batch, row) * -exp(log_sum / n) * (advantage_sum / n)
+    return total / sequence_count(batch, rows)

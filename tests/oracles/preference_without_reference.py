@@ -1,0 +1,106 @@
+"""Preference losses without a reference policy: p sums of log-probs, a averages (losses.md section 4)."""
+
+import math
+
+from .counts import Fields, live_tokens, next_token_logprob, pair_weights
+from .numerics import exp, softplus
+from .preference_terms import logprob_pair, pair_mean, sequence_logprob, smoothed
+
+
+def log_one_minus_exp(x: float) -> float:
+    """log(1 - e^x), x <= 0; -inf at 0."""
+    if x >= 0.0:
+        return -math.inf
+    return math.log(-math.expm1(x)) if x > -math.log(2.0) else math.log1p(-math.exp(x))
+
+
+def chosen_nll(batch: Fields, outputs: Fields, nll: str) -> float:
+    """NLL of the chosen rows' trained (response) tokens.
+
+    row_mean    pair_mean of -a_w, the chosen row's mean over its own tokens
+    token_mean  sum_n w_n sum_t tm (-lp) / max(sum_n w_n sum_t tm, 1) over the chosen rows of this batch
+    """
+    if nll == "row_mean":
+        return pair_mean(batch, lambda n: -sequence_logprob(batch, outputs, 2 * n, True))
+    if nll != "token_mean":
+        raise ValueError(f"unknown nll {nll!r}")
+    weights = pair_weights(batch, batch["token_mask"].shape[0])
+    total = 0.0
+    count = 0.0
+    for b, t in live_tokens(batch):
+        if b % 2 == 0 and weights[b // 2] != 0.0:
+            weight = weights[b // 2] * float(batch["token_mask"][b, t + 1])
+            total -= weight * next_token_logprob(batch, outputs, b, t)
+            count += weight
+    return total / max(count, 1.0)
+
+
+def orpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, nll: str = "row_mean") -> float:
+    """P26: NLL_chosen - beta log sigma(o), o = (a_w - a_l) - (log(1 - e^{a_w}) - log(1 - e^{a_l}))."""
+
+    def term(n: int) -> float:
+        chosen, rejected = logprob_pair(batch, outputs, n, average=True)
+        if chosen == rejected:
+            return softplus(0.0)
+        odds = (chosen - rejected) - (log_one_minus_exp(chosen) - log_one_minus_exp(rejected))
+        return softplus(-odds)
+
+    return chosen_nll(batch, outputs, nll) + beta * pair_mean(batch, term)
+
+
+def cpo(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    beta: float = 0.1,
+    alpha: float = 1.0,
+    label_smoothing: float = 0.0,
+    nll: str = "row_mean",
+) -> float:
+    """P27: P2 at x = beta (p_w - p_l), plus alpha NLL_chosen."""
+
+    def term(n: int) -> float:
+        chosen, rejected = logprob_pair(batch, outputs, n)
+        return smoothed(beta * (chosen - rejected), label_smoothing)
+
+    value = pair_mean(batch, term)
+    return value + alpha * chosen_nll(batch, outputs, nll) if alpha != 0.0 else value
+
+
+def simpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, gamma: float = 0.5) -> float:
+    """P28: -log sigma(beta (a_w - a_l) - gamma)."""
+
+    def term(n: int) -> float:
+        chosen, rejected = logprob_pair(batch, outputs, n, average=True)
+        return softplus(gamma - beta * (chosen - rejected))
+
+    return pair_mean(batch, term)
+
+
+def power_gap(chosen: float, rejected: float, alpha: float) -> float:
+    """u(a_w) - u(a_l), u(a) = (1 - e^{-alpha a}) / alpha, with the larger of the two powers taken out."""
+    if alpha == 0.0 or chosen == rejected:
+        return chosen - rejected
+    if -alpha * rejected >= -alpha * chosen:
+        return -exp(-alpha * rejected) * math.expm1(-alpha * (chosen - rejected)) / alpha
+    return exp(-alpha * chosen) * math.expm1(-alpha * (rejected - chosen)) / alpha
+
+
+def alphapo(batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float = 0.25, gamma: float = 0.5) -> float:
+    """P29: P28 with (1 - e^{-alpha a}) / alpha in place of a; alpha = 0 is P28."""
+
+    def term(n: int) -> float:
+        chosen, rejected = logprob_pair(batch, outputs, n, average=True)
+        return softplus(gamma - beta * power_gap(chosen, rejected, alpha))
+
+    return pair_mean(batch, term)
+
+
+def slic_hf(batch: Fields, outputs: Fields, *, delta: float = 1.0) -> float:
+    """P5: max(0, delta - p_w + p_l); without the SFT term."""
+
+    def term(n: int) -> float:
+        chosen, rejected = logprob_pair(batch, outputs, n)
+        return max(0.0, delta - chosen + rejected)
+
+    return pair_mean(batch, term)
