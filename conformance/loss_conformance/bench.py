@@ -58,6 +58,9 @@ class Bench:
         self._sources = contract_sources(subject)
         # What calling the loss itself depends on is never inferred, so it is settled before anything is measured.
         self.caller = Caller(subject, gather(self._sources, self._output()).contract, seed)
+        if example is None and not self.caller.fresh_each_time:
+            # Laws compare single calls; that a call changes the next one is for one of them to say.
+            self.caller.fresh_each_time = self.caller.keeps_something(build(self.routes[0], PROBE).cast(torch.float32))
 
     def options(self, device: str, baseline: Subject | None, profile: Profile) -> None:
         """Note what the run asked for: a device, a baseline, and how much time there is."""

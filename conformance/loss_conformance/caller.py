@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from loss_conformance.cases.case import Case
-from loss_conformance.copying import copy_of
+from loss_conformance.copying import copy_of, tensors_held
 from loss_conformance.device.simulated import SimulatedDevice
 from loss_conformance.evaluation import Evaluation, LossRaised, Stopwatch, evaluate, parameters_of, scalar
 from loss_conformance.subject.result import result_of
@@ -28,6 +28,7 @@ class Caller:
         contract: what calling it depends on: whether it is stateful, stochastic, or returns terms.
         seed: the seed a stochastic loss starts from.
         stopwatch: the time spent inside the loss.
+        fresh_each_time: every evaluation starts from a copy, because a call changes what the loss keeps.
     """
 
     def __init__(self, subject: Subject, contract: Contract, seed: int) -> None:
@@ -35,6 +36,7 @@ class Caller:
         self.contract = contract
         self.seed = seed
         self.stopwatch = Stopwatch()
+        self.fresh_each_time = contract.stateful
         self._cast_losses: dict[torch.dtype, Any] = {}
 
     def evaluate(
@@ -44,23 +46,35 @@ class Caller:
         loss: Any = None,
         dtype: torch.dtype | None = None,
         grad_mode_as_left: bool = False,
+        same_object: bool = False,
         **how: Any,
     ) -> Evaluation:
         """Evaluate the loss on ``case``, cast to ``dtype`` (the precision of the case when ``None``).
 
-        A stateful loss starts from a fresh copy each time, a stochastic one from the same seed, each with gradients
-        enabled; ``grad_mode_as_left`` lets what the loss does to the grad mode be seen afterwards.
+        A loss that keeps something starts from a fresh copy each time unless ``same_object``, a stochastic one from the
+        same seed, each with gradients enabled; ``grad_mode_as_left`` lets what it does to the grad mode be seen after.
         """
         case = case if dtype is None else case.cast(dtype)
         loss = self.subject.loss if loss is None else loss
         loss = self._in_precision(loss, _precision(case))
-        if self.contract.stateful:
+        if self.fresh_each_time and not same_object:
             loss = copy_of(loss)
         if self.contract.stochastic:
             torch.manual_seed(self.seed)
         terms = self.contract.output == "terms"
         with contextlib.nullcontext() if grad_mode_as_left else torch.enable_grad():
             return evaluate(self.subject.protocol, loss, case, terms=terms, stopwatch=self.stopwatch, **how)
+
+    def keeps_something(self, case: Case) -> bool:
+        """Return whether a call on ``case`` changes a tensor the loss keeps, tried on a copy."""
+        loss = copy_of(self._in_precision(self.subject.loss, _precision(case)))
+        before = tensors_held(loss)
+        try:
+            self.subject.protocol.call(loss, case)
+        except Exception:
+            return False
+        after = tensors_held(loss)
+        return before.keys() != after.keys() or any(not torch.equal(before[name], after[name]) for name in before)
 
     def call(self, case: Case) -> Tensor:
         """Call the loss on the very tensors of ``case``, nothing cloned, and run its backward; return the value."""
@@ -87,7 +101,7 @@ class Caller:
     def backward_into_grad(self, case: Case, start: float) -> dict[str, Tensor]:
         """Run the loss's own ``backward`` on leaves whose ``.grad`` is ``start`` everywhere; return the leaves."""
         loss = self._in_precision(self.subject.loss, _precision(case))
-        loss = copy_of(loss) if self.contract.stateful else loss
+        loss = copy_of(loss) if self.fresh_each_time else loss
         leaves = {
             slot.key: case.tensor(slot).clone().requires_grad_()
             for slot in case.slots()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["copy_of"]
+__all__ = ["copy_of", "tensors_held"]
 
 
 def copy_of(loss: Any) -> Any:
@@ -22,3 +22,15 @@ def copy_of(loss: Any) -> Any:
             if isinstance(value, Tensor) and not value.is_leaf:
                 results[id(value)] = value.detach().clone()
     return copy.deepcopy(loss, results)
+
+
+def tensors_held(loss: Any) -> dict[str, Tensor]:
+    """Return a copy of every tensor an object keeps between calls, parameters left out, by where it is kept."""
+    held = {}
+    for position, module in enumerate(loss.modules() if isinstance(loss, nn.Module) else [loss]):
+        attributes = dict(vars(module)) if hasattr(module, "__dict__") else {}
+        buffers = attributes.pop("_buffers", {})
+        for name, value in {**attributes, **buffers}.items():
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                held[f"{position}.{name}"] = value.detach().clone()
+    return held

@@ -133,10 +133,11 @@ def evaluate(
     except Exception as error:
         raise LossRaised(error) from error
     value, metrics = result_of(returned)
-    value = scalar(value, terms)
-    if through is not None:
+    with torch.enable_grad():  # the loss may have left it off
+        value = scalar(value, terms)
         # Backward runs on the plain tensors underneath: a custom Function would see some of both.
-        value = value.as_subclass(Tensor)
+        value = value.as_subclass(Tensor) if through is not None else value
+    if through is not None:
         with torch._C.DisableTorchFunctionSubclass():
             grads = _differentiate(value, list(leaves.values()), upstream)
     else:

@@ -218,7 +218,7 @@ FAULTS = (
         ColumnAgainstColumn,
         ("symmetry",),
         Contract(level="sequence", normalizer="local", coupled=False),
-        bare=UNSEEN,
+        bare=ADVICE,
     ),
     Fault(
         "X69",

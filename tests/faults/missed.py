@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 MISSED: Final[dict[str, str]] = {
-    "B086": "its NaN makes the probe choose an absurd reading of (logits, labels), so another group blames it",
     "B091": "told as advice on purpose: the ratio of a policy gradient is unbounded by nature",
     "B117": "a clipped objective is a legal loss of another name; only a CISPO reference could tell",
     "B124": "both forms lie within the bounds and have slopes; only a reference could tell",
     "B141": "no law demands 0 for equal student and teacher",
-    "B151": "row_independence changes trainable inputs only, here the other row arrives through a constant",
     "B160": "an option declared inert is not verified to be inert",
     "B165": "an option that acts beside another one counts as acting",
     "B201": "no law reads Contract.level for the weight of a long sequence; only a reference could tell",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from loss_reference import Contract, LossFunction
-from tests.faults.fault import FAILED, UNSEEN, Fault
+from tests.faults.fault import ADVICE, FAILED, UNSEEN, Fault
 from tests.faults.masking import Nll
 from tests.faults.parts import (
     constant,
@@ -173,8 +173,9 @@ FAULTS = (
         "linkedin/Liger-Kernel@ac2e8f45",
         HalfInside,
         WholeInside,
-        ("stability", "gradient_flow"),
+        ("stability",),
         SFT,
+        bare=ADVICE,
     ),
     Fault(
         "B107",

@@ -49,6 +49,7 @@ KILLS = {
     "option_end_points": "X96",
     "float32_accuracy": "B107",
     "bfloat16_inputs": "X97",
+    "no_half_precision_inside": "B106",
     "short_training": "X81",
     "baseline_value": "B203",
     "baseline_gradient": "X83",

@@ -50,5 +50,6 @@ def broken(*losses: Any) -> Any:
 
 def alarming(*losses: Any, reason: str) -> Any:
     """Return the parametrisation over sound losses that still fail; remove the entry when it passes."""
-    found = [pytest.param(n, c, marks=pytest.mark.xfail(reason=reason)) for n, c in losses]
+    pairs = [loss if isinstance(loss, tuple) else (loss, None) for loss in losses]
+    found = [pytest.param(*pair, marks=pytest.mark.xfail(reason=reason), id=pair[0]) for pair in pairs]
     return pytest.mark.parametrize(("name", "config"), found)

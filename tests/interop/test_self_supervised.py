@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.interop.released import failed, library, named
+from tests.interop.released import alarming, failed, library, named
 
 library("lightly.loss", "open_clip.loss", "info_nce")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -11,7 +11,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @named(
     *(f"lightly.loss.{name}" for name in ("BarlowTwinsLoss", "CAPILoss", "DCLLoss", "DCLWLoss", "DirectCLRLoss")),
     *(f"lightly.loss.{name}" for name in ("KoLeoLoss", "NTXentLoss", "NegativeCosineSimilarity", "VICRegLoss")),
-    *("open_clip.loss.ClipLoss", "open_clip.loss.SigLipLoss", "info_nce.InfoNCE", "info_nce.info_nce"),
+    *("open_clip.loss.SigLipLoss", "info_nce.InfoNCE", "info_nce.info_nce"),
 )
 def test_sound(name, config):
+    assert failed(name, config) == set()
+
+
+@alarming("open_clip.loss.ClipLoss", reason="float32_accuracy: the gradient of logit_bias is 0 by cancellation")
+def test_alarm(name, config):
+    assert failed(name, config) == set()
+
+
+@alarming("lightly.loss.TiCoLoss", reason="scalar_output: its state has the width of the first embeddings it saw")
+def test_alarm_of_a_state(name, config):
     assert failed(name, config) == set()

@@ -15,21 +15,27 @@ from .policy_gradient_tokens import advantage_at, delta_at, spread
 from .preference_terms import trained_tokens
 
 
-def mean_log_ratio(batch: Fields, outputs: Fields, row: int) -> float:
-    """log s = sum_t tm delta / n."""
-    total = 0.0
+def summed_log_ratios(batch: Fields, outputs: Fields, bound: float = math.inf) -> list[float]:
+    """sum_t tm clamp(delta, -bound, bound) of every row."""
+    sums = [0.0] * batch["token_mask"].shape[0]
     for b, t in live_tokens(batch):
-        if b == row:
-            total += float(batch["token_mask"][b, t + 1]) * delta_at(batch, outputs, b, t)
-    return total / max(trained_tokens(batch, row), 1.0)
+        delta = min(max(delta_at(batch, outputs, b, t), -bound), bound)
+        sums[b] += float(batch["token_mask"][b, t + 1]) * delta
+    return sums
+
+
+def sequence_ratios(batch: Fields, outputs: Fields) -> list[float]:
+    """s = exp(sum_t tm delta / n) of every row."""
+    sums = summed_log_ratios(batch, outputs)
+    return [exp(total / max(trained_tokens(batch, b), 1.0)) for b, total in enumerate(sums)]
 
 
 def gspo_terms(batch: Fields, outputs: Fields, clip_min: float, clip_max: float) -> TokenTerms:
     """max(-A_t s, -A_t clip(s, 1 - clip_min, 1 + clip_max)) at every live token."""
     terms: TokenTerms = {}
+    ratios = sequence_ratios(batch, outputs)
     for b, t in live_tokens(batch):
-        s = exp(mean_log_ratio(batch, outputs, b))
-        terms[b, t] = ppo_term(s, advantage_at(batch, b, t), clip_min, clip_max, None)
+        terms[b, t] = ppo_term(ratios[b], advantage_at(batch, b, t), clip_min, clip_max, None)
     return terms
 
 
@@ -49,8 +55,9 @@ def gspo_token_gradient(
 ) -> NDArray[Any]:
     """G10: dl_t/dlp_t = -A_t s; 0 where A_t > 0 and s > 1 + clip_max, or A_t < 0 and s < 1 - clip_min."""
     terms: TokenTerms = {}
+    ratios = sequence_ratios(batch, outputs)
     for b, t in live_tokens(batch):
-        s = exp(mean_log_ratio(batch, outputs, b))
+        s = ratios[b]
         a = advantage_at(batch, b, t)
         clipped = (a > 0.0 and s > 1.0 + ratio_clip_max) or (a < 0.0 and s < 1.0 - ratio_clip_min)
         terms[b, t] = 0.0 if clipped else -a * s
@@ -71,13 +78,9 @@ def vespo_weights(
     (k, lambda) = (k_pos, lambda_pos) where A >= 0, else (k_neg, lambda_neg).
     """
     phis: TokenTerms = {}
+    sums = summed_log_ratios(batch, outputs, 20.0)
     for b, t in live_tokens(batch):
-        log_w = 0.0
-        for row, u in live_tokens(batch):
-            if row == b:
-                delta = min(max(delta_at(batch, outputs, b, u), -20.0), 20.0)
-                log_w += float(batch["token_mask"][b, u + 1]) * delta
-        log_w = min(max(log_w, math.log(1e-8)), 20.0)
+        log_w = min(max(sums[b], math.log(1e-8)), 20.0)
         positive = advantage_at(batch, b, t) >= 0.0
         k, lam = (k_pos, lambda_pos) if positive else (k_neg, lambda_neg)
         phis[b, t] = exp(lam + k * log_w - lam * math.exp(log_w))

@@ -4,7 +4,7 @@ import math
 
 from .counts import Fields, live_tokens, next_token_logprob, pair_weights
 from .numerics import exp, softplus
-from .preference_terms import logprob_pair, pair_mean, sequence_logprob, smoothed
+from .preference_terms import logprob_pair, pair_mean, sequence_logprob, smoothed, trained_tokens
 
 
 def log_one_minus_exp(x: float) -> float:
@@ -36,11 +36,15 @@ def chosen_nll(batch: Fields, outputs: Fields, nll: str) -> float:
 
 
 def orpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, nll: str = "row_mean") -> float:
-    """P26: NLL_chosen - beta log sigma(o), o = (a_w - a_l) - (log(1 - e^{a_w}) - log(1 - e^{a_l}))."""
+    """P26: NLL_chosen - beta log sigma(o), o = (a_w - a_l) - (log(1 - e^{a_w}) - log(1 - e^{a_l})).
+
+    o = 0 where a row has no trained token: its odds are undefined.
+    """
 
     def term(n: int) -> float:
         chosen, rejected = logprob_pair(batch, outputs, n, average=True)
-        if chosen == rejected:
+        empty = trained_tokens(batch, 2 * n) == 0.0 or trained_tokens(batch, 2 * n + 1) == 0.0
+        if empty or chosen == rejected:
             return softplus(0.0)
         odds = (chosen - rejected) - (log_one_minus_exp(chosen) - log_one_minus_exp(rejected))
         return softplus(-odds)

@@ -38,7 +38,7 @@ def token_mask(style: str, rows: int, tokens: int, generator: torch.Generator) -
 
 
 def row_weights(style: str, rows: int, generator: torch.Generator) -> Tensor:
-    """Return [rows] weights: all 1 (``"ones"``), some 0, ``"fractions"`` with some 0 or 1/2, or ``"none"``.
+    """Return [rows] weights: all 1 (``"ones"``), some 0, ``"fractions"`` with the last 0 and others 1/2, or ``"none"``.
 
     The first row keeps a positive weight except for ``"none"``.
     """
@@ -51,5 +51,5 @@ def row_weights(style: str, rows: int, generator: torch.Generator) -> Tensor:
         weights = torch.tensor([0.0, 0.5, 1.0, 1.5], dtype=torch.float64)[
             torch.randint(4, (rows,), generator=generator)
         ]
-        weights[0] = 1.0
+        weights[0], weights[-1] = 1.0, 0.0
     return weights

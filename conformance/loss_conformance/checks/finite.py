@@ -141,11 +141,8 @@ def _emptied(trial: Trial) -> Case:
         return case
     if not bool((case.rows != 0).any()) and any(slot.token_axis is None for slot in masks):
         return case
-    of_tokens = trial.facts.contract.level == "token" or trial.facts.contract.family not in (
-        "preference",
-        "reward",
-        "composite",
-    )
+    level, family = trial.facts.contract.level, trial.facts.contract.family
+    of_tokens = level == "token" or (level is None and family not in ("preference", "reward", "composite"))
     if of_tokens and any(slot.token_axis is not None for slot in masks):
         return case
     raise NotExercised("its terms are sequences, and it reads no sample_mask that could take them all out")

@@ -84,10 +84,10 @@ def inputs_untouched(trial: Trial) -> None:
     own_batch=True,
 )
 def repeatable(trial: Trial) -> None:
-    first = trial.evaluate(trial.case)
+    first = trial.evaluate(trial.case, same_object=True)
     with torch.no_grad():
         trial.bench.caller.call(trial.case.with_tensors({key: t.clone() for key, t in trial.case.tensors.items()}))
-    second = trial.evaluate(trial.case)
+    second = trial.evaluate(trial.case, same_object=True)
     if not _identical(first.value, second.value):
         raise Broken(f"first {number(first.value)}, then {number(second.value)}", "the same value twice")
     for key, gradient in first.gradients.items():

@@ -13,10 +13,12 @@ from loss_conformance.report.numbers import number
 from loss_conformance.tolerance import OPERATIONS_PER_TERM
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["float32_accuracy"]
+__all__ = ["float32_accuracy", "no_half_precision_inside"]
 
 EPS: Final = torch.finfo(torch.float32).eps
 PERTURBATIONS: Final = 3
+STEP: Final = 2.0**-11
+COARSE: Final = 0.5
 
 
 @check(
@@ -75,3 +77,49 @@ def _perturbed(case: Case, seed: int) -> Case:
             sign = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
             moved[slot.key] = tensor * (1 + sign * EPS / 2)
     return case.with_tensors(moved)
+
+
+@check(
+    group="stability",
+    statement="L follows small changes of its inputs as its gradient says, down to a two-thousandth.",
+    over=("typical", "full"),
+    why="Rounded to half precision inside, the loss moves in steps of 1 %, and small improvements are lost.",
+    cause=".half() or .to(torch.bfloat16) on the way, or autocast left on around the loss.",
+    fix="Compute the loss in float32, whatever precision the model runs in.",
+    seen_in="linkedin/Liger-Kernel@ac2e8f45",
+    applies=lambda trial: (
+        f"surrogate_gradient = True ({trial.facts.origin['surrogate_gradient']})"
+        if trial.facts.contract.surrogate_gradient
+        else None
+    ),
+    requires=("scalar_output", "finite_value", "finite_difference"),
+    own_batch=True,
+)
+def no_half_precision_inside(trial: Trial) -> None:
+    base = trial.finite_base
+    steps = {
+        slot.key: _small_step(trial.case.tensor(slot)) for slot in trial.case.slots() if slot.key in base.gradients
+    }
+    predicted = {key: torch.nan_to_num(base.gradients[key] * step) for key, step in steps.items()}
+    size = sum(float(p.abs().sum()) for p in predicted.values())
+    if size <= 1e-6:
+        raise NotExercised("the gradient is too small to tell")
+    moved = trial.evaluate(
+        trial.case.with_tensors({key: trial.case.tensors[key] + step for key, step in steps.items()})
+    )
+    expected = sum(float(p.sum()) for p in predicted.values())
+    difference = float(moved.value - base.value)
+    if abs(difference - expected) > COARSE * size:
+        raise Broken(
+            f"L moves by {number(difference)}",
+            f"by {number(expected)}",
+            changed=f"every trained number by up to {STEP:.1e} of itself",
+            tolerance=f"{COARSE * size:.1e} (half of what the parts of the step amount to)",
+            # A selection by rank or threshold may legitimately jump.
+            guessed=trial.foreign or not trial.facts.any_promised,
+        )
+
+
+def _small_step(x: Tensor) -> Tensor:
+    share = torch.cos(torch.arange(x.numel(), dtype=x.dtype)).reshape(x.shape)
+    return torch.where(torch.isfinite(x), x * share * STEP, torch.zeros_like(x))

@@ -68,7 +68,8 @@ def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Pla
     except Exception as error:
         return Probe(Fit.RAISED, error)
     gradients = {key: g for key, g in zip(trained, found, strict=True) if g is not None}
-    return Probe(Fit.GOOD if gradients else Fit.BROKEN, case=case, gradients=gradients)
+    moves = any(bool((gradient != 0).any()) for gradient in gradients.values())
+    return Probe(Fit.GOOD if moves else Fit.BROKEN, case=case, gradients=gradients)
 
 
 def spare(loss: Any) -> Any:

@@ -81,7 +81,5 @@ class PPOClipLoss(TokenLevelLoss, ClippedPolicyLoss):
     Source: arXiv 1707.06347, eq. 7; dual clip: arXiv 1912.09729.
     """
 
-    contract = refine(
-        ClippedPolicyLoss.contract, options={**ClippedPolicyLoss.contract.options, **AGGREGATION_OPTIONS}
-    )
+    contract = refine(ClippedPolicyLoss.contract, options={**ClippedPolicyLoss.contract.options, **AGGREGATION_OPTIONS})
     strict_config = True

@@ -98,14 +98,12 @@ def test_teacher_top_k_is_the_top_of_the_teacher(situation: str) -> None:
         assert bool((indices.sort(dim=-1).values.diff(dim=-1) > 0).all())
 
 
-@pytest.mark.parametrize(
-    ("situation", "paired"), [(s, p) for s in SITUATIONS for p in (False, True) if (s, p) != ("one_row", False)]
-)
-def test_pairs_name_two_different_rows(situation: str, paired: bool) -> None:
-    for case in cases(situation, paired):
+@every_situation
+def test_pairs_name_two_different_rows(situation: str) -> None:
+    for case in mixed_cases(situation):
         for name in ("positive_pairs", "negative_pairs"):
             pairs = case.tensor(slot(name))
-            assert int(pairs.min()) >= 0
+            assert 0 <= int(pairs.min())
             assert int(pairs.max()) < len(case.rows)
             assert bool((pairs[:, 0] != pairs[:, 1]).all())
 

@@ -80,7 +80,12 @@ def test_one_token() -> None:
 
 @pytest.mark.parametrize(("paired", "rows"), [(False, 1), (True, 2)])
 def test_one_row_is_one_row_or_one_pair(paired: bool, rows: int) -> None:
-    assert {len(case.rows) for case in cases("one_row", paired)} == {rows}
+    without_indices = Schema(tuple(s for s in SLOTS if s.role != "pairs"), paired)
+    assert {len(build(without_indices, plan).rows) for plan in pool()["one_row"]} == {rows}
+
+
+def test_indices_of_rows_need_two_rows() -> None:
+    assert {len(case.rows) for case in cases("one_row")} == {2}
 
 
 @pytest.mark.parametrize("paired", [False, True])

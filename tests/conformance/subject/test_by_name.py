@@ -382,3 +382,83 @@ def test_positional_only_parameters():
 
     subject, schema = route(loss)
     assert_fed(subject, schema)
+
+
+def test_a_helper_called_compute_loss_behind_a_forward():
+    class Metric(nn.Module):
+        def forward(self, embeddings, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None):
+            return self.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+
+        def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
+            assert indices_tuple is ref_emb is ref_labels is None
+            same = labels[:, None] == labels
+            return (torch.cdist(embeddings, embeddings) ** 2 * same).sum() / same.sum()
+
+    subject, schema = route(Metric())
+    assert shapes(schema) == {"embeddings": "embeddings B D*", "labels": "labels B?!"}
+    assert_fed(subject, schema)
+
+
+def test_a_compute_loss_of_two_tensors_behind_a_forward():
+    class Classified(nn.Module):
+        def forward(self, logits, labels):
+            return self.compute_loss(logits, labels)
+
+        def compute_loss(self, logits, labels):
+            return F.cross_entropy(logits, labels)
+
+    _, schema = route(Classified())
+    assert [slot.name for slot in schema.slots] == ["logits", "labels"]
+
+
+def test_an_ignored_label_that_is_refused():
+    class Sparse(nn.Module):
+        ignore_index = -100  # below 0: nothing is ignored
+
+        def forward(self, logits, target):
+            return -logits.log_softmax(-1).gather(1, target[:, None]).mean()
+
+    subject, schema = route(Sparse())
+    assert all(slot.ignore is None for slot in schema.slots)
+    assert_fed(subject, schema)
+
+
+def test_an_ignored_label_that_is_taken():
+    _, schema = route(nn.CrossEntropyLoss())
+    assert schema.slots[1].ignore == -100
+
+
+def test_two_views_and_a_scale():
+    def clip(image_features, text_features, logit_scale, logit_bias=None):
+        logits = logit_scale * image_features @ text_features.T
+        logits = logits if logit_bias is None else logits + logit_bias
+        return F.cross_entropy(logits, torch.arange(len(logits)))
+
+    _, schema = route(clip)
+    assert shapes(schema) == {
+        "image_features": "embeddings B D*",
+        "text_features": "embeddings B D*",
+        "logit_scale": "values*",
+        "logit_bias": "values*?",
+    }
+
+
+def test_the_second_of_two_images_is_the_target():
+    def charbonnier(img1, img2):
+        assert img1.dim() == 4
+        assert img1.shape[1] == 3
+        return ((img1 - img2) ** 2 + 1e-6).sqrt().mean()
+
+    subject, schema = route(charbonnier)
+    assert shapes(schema) == {"img1": "probabilities B 3 16 16*", "img2": "values B 3 16 16"}
+    assert_fed(subject, schema)
+
+
+def test_a_reading_that_fits_in_some_sizes_only():
+    def last_axis(predictions, targets):
+        chosen = torch.zeros_like(predictions).scatter(1, targets[..., None], 1.0)
+        return -(predictions.log_softmax(-1) * chosen).sum(-1).mean()
+
+    # [B, S, V] with token ids fits as long as there are more tokens than classes, which is an accident.
+    _, schema = route(last_axis)
+    assert shapes(schema) == {"predictions": "logits B V*", "targets": "labels B!"}

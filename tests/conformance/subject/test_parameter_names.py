@@ -27,7 +27,8 @@ NAMES = {
     "prediction": "input inputs logits pred preds predictions output outputs y_pred y_hat",
     "target": "target targets label labels y y_true",
     "probabilities": "probs probabilities",
-    "embedding": "anchor positive negative embeddings features x1 x2 input1 input2",
+    "embedding": "anchor positive negative embeddings features x1 x2 input1 input2 z_a z_b out0 x0 positive_key",
+    "scale": "logit_scale",
     "student": "student_logits",
     "teacher": "teacher_logits",
     "teacher_logprobs": "teacher_log_probs teacher_logprobs",
@@ -50,6 +51,12 @@ def test_values_beside_predicted_values_are_the_old_ones():
     assert meanings_of(["vpreds", "values"]) == {"vpreds": "values", "values": "old_values"}
     assert meanings_of(["values", "old_values"]) == {"values": "values", "old_values": "old_values"}
     assert meanings_of(["values", "returns"]) == {"values": "values", "returns": "returns"}
+
+
+def test_of_two_images_the_second_is_wanted():
+    assert meanings_of(["img1", "img2"]) == {"img1": "prediction", "img2": "target"}
+    assert meanings_of(["image_a", "image_b"]) == {"image_a": "prediction", "image_b": "target"}
+    assert meanings_of(["image", "target"]) == {"image": "prediction", "target": "target"}
 
 
 def test_nearest():

@@ -1,0 +1,105 @@
+"""f-DPO: the log-ratio of each answer passes through the derivative of another divergence than the reverse KL."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.preference.dpo import dpo
+from loss_reference.preference.pairwise import BETA, PairLoss, pair_contract
+from loss_reference.registry import register
+from loss_reference.settings import Setting
+
+__all__ = ["FDPOAlphaLoss", "FDPOForwardKLLoss", "FDPOJSLoss", "alpha_score", "forward_kl_score", "js_score"]
+
+LARGEST_EXPONENT: Final = 80.0
+"""exp(80) = 5.5e34 is a float32; log-ratios of whole sequences reach further than that."""
+
+
+def alpha_score(h: Tensor, alpha: float = 0.5) -> Tensor:
+    """Return u(h) = (exp((alpha - 1) h) - 1) / (alpha - 1), and its limit h for alpha = 1.
+
+    The -1 cancels between the two answers of a pair and keeps alpha near 1 accurate. The exponent is clamped at 80
+    before the exp, so that neither value nor gradient overflows.
+
+    Args:
+        h: log-ratios of sequences, in nats.
+        alpha: order of the divergence in [0, 1]: 0 is the forward KL, 1 the reverse KL.
+    """
+    if alpha == 1:
+        return h
+    return torch.expm1(((alpha - 1) * h).clamp(max=LARGEST_EXPONENT)) / (alpha - 1)
+
+
+def forward_kl_score(h: Tensor) -> Tensor:
+    """Return u(h) = 1 - exp(-h), with the exponent clamped at 80; the 1 cancels between the answers of a pair."""
+    return -torch.expm1((-h).clamp(max=LARGEST_EXPONENT))
+
+
+def js_score(h: Tensor) -> Tensor:
+    """Return u(h) = log sigma(h), of the Jensen-Shannon divergence; its log 2 cancels between the answers of a pair."""
+    return F.logsigmoid(h)
+
+
+@register("fdpo_forward_kl")
+class FDPOForwardKLLoss(PairLoss):
+    """f-DPO with the forward KL: l = -log sigma(beta (u(h_w) - u(h_l))), u(h) = -exp(-h).
+
+    Inputs and errors as in ``PairLoss``. At least 0, log 2 at policy = reference. The gradient carries u'(h) = exp(-h):
+    answers that the policy has abandoned weigh most, up to h = -80, from where u is constant and u' is 0.
+
+    Config: ``beta`` (0.1, above 0).
+
+    Source: arXiv 2309.16240.
+    """
+
+    contract = pair_contract(beta=BETA)
+    beta = Setting(0.1, above=0.0)
+
+    def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
+        return dpo(forward_kl_score(h_w) - forward_kl_score(h_l), self.beta)
+
+
+@register("fdpo_js")
+class FDPOJSLoss(PairLoss):
+    """f-DPO with the Jensen-Shannon divergence: l = -log sigma(beta (u(h_w) - u(h_l))), u(h) = log sigma(h).
+
+    Inputs and errors as in ``PairLoss``. At least 0, log 2 at policy = reference. The gradient carries
+    u'(h) = sigma(-h): answers that the policy already favours weigh least.
+
+    Config: ``beta`` (0.1, above 0).
+
+    Source: arXiv 2309.16240.
+    """
+
+    contract = pair_contract(beta=BETA)
+    beta = Setting(0.1, above=0.0)
+
+    def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
+        return dpo(js_score(h_w) - js_score(h_l), self.beta)
+
+
+@register("fdpo_alpha")
+class FDPOAlphaLoss(PairLoss):
+    """f-DPO with an alpha-divergence: l = -log sigma(beta (u(h_w) - u(h_l))), u(h) = exp((a - 1) h) / (a - 1).
+
+    Inputs and errors as in ``PairLoss``. At least 0, log 2 at policy = reference; a = 0 is ``fdpo_forward_kl`` and a = 1
+    is ``dpo``. The gradient carries u'(h) = exp((a - 1) h), 0 where that exponent is above 80.
+
+    Config: ``beta`` (0.1, above 0); ``alpha`` a (0.5, from 0 to 1; TRL ``f_alpha_divergence_coef``).
+
+    Source: arXiv 2309.16240.
+    """
+
+    contract = pair_contract(
+        beta=BETA, alpha=Option(values=(0.0, 0.5, 1.0), reduces_to={0.0: "fdpo_forward_kl", 1.0: "dpo"})
+    )
+    beta = Setting(0.1, above=0.0)
+    alpha = Setting(0.5, least=0.0, most=1.0)
+
+    def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
+        return dpo(alpha_score(h_w, self.alpha) - alpha_score(h_l, self.alpha), self.beta)

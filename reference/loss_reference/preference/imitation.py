@@ -1,0 +1,105 @@
+"""Preference losses without a reference policy that imitate the chosen answer at the same time."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.logprobs import trained_logprobs
+from loss_reference.pairs import mean_of_pairs
+from loss_reference.preference.dpo import dpo
+from loss_reference.preference.pairwise import BETA, MONOTONE, active_pairs, pair_contract, trained_lengths
+from loss_reference.reduction import row_weights
+from loss_reference.registry import register
+from loss_reference.settings import Setting
+
+__all__ = ["CPOLoss", "ORPOLoss", "log1mexp", "log_odds", "orpo"]
+
+CLOSEST_TO_CERTAIN: Final = -torch.finfo(torch.float32).eps
+"""The log-probability nearest to 0 that a float32 softmax can tell from it: odds of 8 million to 1."""
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """Return log(1 - exp(x)) for x < 0, accurate at both ends."""
+    return torch.where(x > -math.log(2), torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))
+
+
+def log_odds(p: Tensor) -> Tensor:
+    """Return log(P / (1 - P)) for P = exp(p), with p [N] at most 0 taken no closer to 0 than float32 can tell."""
+    p = p.clamp(max=CLOSEST_TO_CERTAIN)
+    return p - log1mexp(p)
+
+
+def orpo(p_w: Tensor, p_l: Tensor, beta: float = 0.1) -> Tensor:
+    """Return -p_w - beta log sigma(log odds(p_w) - log odds(p_l)), one term per pair.
+
+    Args:
+        p_w, p_l: mean log-probability of the tokens of the chosen and of the rejected answer [N], at most 0.
+        beta: weight of the preference, the paper's lambda, above 0.
+    """
+    return -p_w - beta * F.logsigmoid(log_odds(p_w) - log_odds(p_l))
+
+
+@register("orpo")
+class ORPOLoss(LossFunction):
+    """ORPO: l = -p_w - beta log sigma(log odds(p_w) - log odds(p_l)), odds(p) = exp(p) / (1 - exp(p)), p the mean of lp.
+
+    Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, -p_w + beta log 2 at equal p. The first
+    term is the NLL of the chosen answer, its trained tokens only (TRL includes the prompt), one mean per answer. An
+    answer without trained tokens has no odds: its pair counts as one of equal odds.
+    dl/dp_w = -1 - beta sigma(-z) / (1 - exp(p_w)), z the difference of log odds.
+
+    Config: ``beta`` (0.1, above 0), the paper's lambda.
+
+    Source: arXiv 2403.07691.
+    """
+
+    contract = pair_contract(direction={**MONOTONE, "beta": +1}, facts={"length_normalized": True}, beta=BETA)
+    beta = Setting(0.1, above=0.0)
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        lp, m = trained_logprobs(batch, model_outputs)
+        n, w = trained_lengths(m), row_weights(batch, lp)
+        p_w, p_l = active_pairs(lp.sum(dim=1) / n.clamp(min=1), w)
+        n_w, n_l = active_pairs(n, w)
+        without_odds = -p_w + self.beta * math.log(2)
+        terms = torch.where((n_w > 0) & (n_l > 0), orpo(p_w, p_l, self.beta), without_odds)
+        return mean_of_pairs(terms, w, batch)
+
+
+@register("cpo")
+class CPOLoss(LossFunction):
+    """CPO: l = -(1 - e) log sigma(x) - e log sigma(-x) - alpha p_w / n_w, x = beta (p_w - p_l), p the sum of lp.
+
+    Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, log 2 - alpha p_w / n_w at equal p. The
+    last term is the NLL of the chosen answer, one mean per answer over its n_w trained tokens.
+
+    Config: ``beta`` (0.1, above 0); ``alpha`` (1.0, at least 0; TRL ``cpo_alpha``); ``label_smoothing`` e (0, at most
+    1/2).
+
+    Source: arXiv 2401.08417.
+    """
+
+    contract = pair_contract(
+        direction={**MONOTONE, "alpha": +1},
+        beta=BETA,
+        alpha=Option(values=(0.0, 1.0)),
+        label_smoothing=Option(values=(0.0, 0.1, 0.5)),
+    )
+    beta = Setting(0.1, above=0.0)
+    alpha = Setting(1.0, least=0.0)
+    label_smoothing = Setting(0.0, least=0.0, most=0.5)
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        lp, m = trained_logprobs(batch, model_outputs)
+        n, w = trained_lengths(m), row_weights(batch, lp)
+        p = lp.sum(dim=1)
+        p_w, p_l = active_pairs(p, w)
+        nll_w, _ = active_pairs(-p / n.clamp(min=1), w)
+        return mean_of_pairs(dpo(p_w - p_l, self.beta, self.label_smoothing) + self.alpha * nll_w, w, batch)

@@ -1,0 +1,131 @@
+"""Preference losses without a reference policy, on the policy's own log-probabilities."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.interface import Batch, Outputs
+from loss_reference.preference.dpo import dpo
+from loss_reference.preference.pairwise import BETA, MONOTONE, PairLoss, pair_contract, sequence_logprob
+from loss_reference.registry import register
+from loss_reference.settings import Setting
+
+__all__ = ["AlphaPOLoss", "SLiCHFLoss", "SimPOLoss", "alpha_reward", "simpo", "slic_hf"]
+
+LARGEST_EXPONENT: Final = 80.0
+"""exp(80) = 5.5e34 is a float32."""
+
+
+def simpo(margin: Tensor, beta: float = 0.1, gamma: float = 0.5) -> Tensor:
+    """Return -log sigma(beta margin - gamma), one term per pair.
+
+    Args:
+        margin: difference of the rewards of chosen and rejected answer [N], in SimPO their mean log-probability.
+        beta: scale of the rewards, above 0.
+        gamma: the margin asked for, at least 0; absolute, not a multiple of beta.
+    """
+    return dpo(beta * margin - gamma, beta=1.0)
+
+
+def alpha_reward(p: Tensor, alpha: float = 0.25) -> Tensor:
+    """Return (1 - exp(-alpha p)) / alpha, and its limit p for alpha = 0.
+
+    Formed with expm1, accurate for small alpha; the exponent is clamped at 80 before it overflows.
+
+    Args:
+        p: log-probabilities [N], in nats.
+        alpha: curvature; above 0 an unlikely answer is punished more than in proportion.
+    """
+    if alpha == 0:
+        return p
+    return -torch.expm1((-alpha * p).clamp(max=LARGEST_EXPONENT)) / alpha
+
+
+def slic_hf(p_w: Tensor, p_l: Tensor, delta: float = 1.0) -> Tensor:
+    """Return max(0, delta - p_w + p_l) from log-probabilities of whole answers [N]; delta above 0, in nats."""
+    return F.relu(delta - p_w + p_l)
+
+
+@register("simpo")
+class SimPOLoss(PairLoss):
+    """SimPO: l = -log sigma(beta (p_w - p_l) - gamma), p = mean of lp over the trained tokens of an answer.
+
+    Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, softplus(gamma) at equal p. No NLL term:
+    TRL adds one unless ``cpo_alpha`` is 0.
+
+    Config: ``beta`` (0.1, above 0); ``gamma`` (0.5, at least 0; beta times Open-Instruct's ``gamma_beta_ratio``).
+
+    Source: arXiv 2405.14734.
+    """
+
+    contract = pair_contract(
+        direction={**MONOTONE, "gamma": +1},
+        facts={"length_normalized": True},
+        beta=BETA,
+        gamma=Option(values=(0.0, 0.5, 2.0)),
+    )
+    beta = Setting(0.1, above=0.0)
+    gamma = Setting(0.5, least=0.0)
+
+    def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
+        return sequence_logprob(batch, model_outputs, average=True)
+
+    def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
+        return simpo(p_w - p_l, self.beta, self.gamma)
+
+
+@register("alphapo")
+class AlphaPOLoss(PairLoss):
+    """AlphaPO: l = -log sigma(beta (r_w - r_l) - gamma), r = (1 - exp(-alpha p)) / alpha, p the mean of lp.
+
+    Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, softplus(gamma) at equal p; alpha = 0 is
+    ``simpo``. The gradient carries exp(-alpha p), 0 where that exponent is above 80.
+
+    Config: ``beta`` (0.1, above 0); ``alpha`` (0.25); ``gamma`` (0.5, at least 0).
+
+    Source: arXiv 2501.03884.
+    """
+
+    contract = pair_contract(
+        direction={**MONOTONE, "gamma": +1},
+        facts={"length_normalized": True},
+        beta=BETA,
+        alpha=Option(values=(-0.25, 0.0, 0.25), reduces_to={0.0: "simpo"}),
+        gamma=Option(values=(0.0, 0.5, 2.0)),
+    )
+    beta = Setting(0.1, above=0.0)
+    alpha = Setting(0.25)
+    gamma = Setting(0.5, least=0.0)
+
+    def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
+        return sequence_logprob(batch, model_outputs, average=True)
+
+    def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
+        return simpo(alpha_reward(p_w, self.alpha) - alpha_reward(p_l, self.alpha), self.beta, self.gamma)
+
+
+@register("slic_hf")
+class SLiCHFLoss(PairLoss):
+    """SLiC-HF: l = max(0, delta - p_w + p_l), p = sum of lp over the trained tokens of an answer.
+
+    Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, delta at equal p. The regulariser of the
+    paper, -lambda log pi of a target answer, is a loss of its own (``nll``). dl/dp_w = -1 inside the margin, 0 outside.
+
+    Config: ``delta`` (1.0, above 0), the margin in nats of log-probability.
+
+    Source: arXiv 2305.10425.
+    """
+
+    contract = pair_contract(direction={**MONOTONE, "delta": +1}, delta=Option(values=(0.1, 1.0, 10.0)))
+    delta = Setting(1.0, above=0.0)
+
+    def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
+        return sequence_logprob(batch, model_outputs)
+
+    def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
+        return slic_hf(p_w, p_l, self.delta)
