@@ -37,7 +37,7 @@ KILLS = {
     "length_normalization": "B199",
     "reductions_agree": "X12",
     "batch_permutation": "B147",
-    "row_independence": "X87",
+    "row_independence": "B151",
     "lower_bound": "X67",
     "upper_bound": "X86",
     "wanted_direction": "X61",

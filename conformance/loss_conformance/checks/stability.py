@@ -92,7 +92,7 @@ def _perturbed(case: Case, seed: int) -> Case:
         if trial.facts.contract.surrogate_gradient
         else None
     ),
-    requires=("scalar_output", "finite_value", "finite_difference"),
+    requires=("scalar_output", "finite_value"),
     own_batch=True,
 )
 def no_half_precision_inside(trial: Trial) -> None:

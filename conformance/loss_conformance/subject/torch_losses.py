@@ -127,4 +127,4 @@ def _reduction(name: str, loss: Any) -> dict[str, Any]:
 
 
 def _options(name: str) -> dict[str, Option]:
-    return {key: Option(values=values) for key, values in _OPTIONS.get(name, {}).items()}
+    return {key: Option(values=values, inert=not values) for key, values in _OPTIONS.get(name, {}).items()}

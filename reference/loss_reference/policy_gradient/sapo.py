@@ -23,7 +23,7 @@ def sapo(rho: Tensor, A: Tensor, tau_pos: float = 1.0, tau_neg: float = 1.05) ->
 
     f lies in (0, 4 / tau), f(1) = 2 / tau and f'(1) = 1.
     """
-    tau = torch.where(A > 0, tau_pos, tau_neg).to(A)
+    tau = torch.full_like(A, tau_neg).masked_fill(A > 0, tau_pos)
     return -A * (4 / tau) * torch.sigmoid(tau * (rho - 1))
 
 

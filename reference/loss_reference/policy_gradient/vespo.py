@@ -71,8 +71,8 @@ class VESPOLoss(PolicyLoss):
         A = token_constant(batch, "advantages", m)
         delta = (lp.detach() - token_constant(batch, "prev_logprobs", m)).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
         log_W = delta.sum(dim=1, keepdim=True).clamp(SMALLEST_LOG_RATIO, LARGEST_LOG_RATIO)
-        k = torch.where(A >= 0, self.k_pos, self.k_neg).to(lp)
-        lam = torch.where(A >= 0, self.lambda_pos, self.lambda_neg).to(lp)
+        k = torch.full_like(A, self.k_neg).masked_fill(A >= 0, self.k_pos)
+        lam = torch.full_like(A, self.lambda_neg).masked_fill(A >= 0, self.lambda_pos)
         return vespo_weight(log_W, k, lam) * reinforce(lp, A)
 
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
