@@ -1,6 +1,8 @@
 """The further preference oracles against numbers worked out by hand, and the catalogue's anchors and reductions."""
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,8 +62,8 @@ BY_HAND: list[tuple[Oracle, dict[str, Any], tuple[float, float], float]] = [
     (nca_pair, {"beta": 1.0}, (1, 2), (SP1 - 1) + 0.5 * SP1 + 0.5 * SP2),
     (bco_pair, {"beta": 1.0}, (1, 2), (SP1 - 1) + SP2),
     (sppo_hard, {}, (2, 1), 45.0),  # (2 - 5)^2 + (1 + 5)^2
-    (apo_zero, {"beta": 1.0}, (1, 2), (1 - SIG1) + SIG2),
-    (apo_down, {"beta": 1.0}, (2, 1), SIG2 + 1 - SIG1),
+    (apo_zero, {"beta": 0.5}, (2, 4), (1 - SIG1) + SIG2),
+    (apo_down, {"beta": 0.5}, (4, 2), SIG2 + 1 - SIG1),
     (dpop, {"beta": 1.0, "lambda_": 1.0}, (-1, -4), SP2 - 2),  # 3 - 1
     (dpop, {"beta": 1.0}, (2, 1), SP1 - 1),
     (dpop, {"beta": 1.0, "lambda_": 3.0}, (-1, -2), SP2),  # 1 - 3
@@ -167,6 +169,39 @@ def test_minima() -> None:
         assert oracle(*log_ratios(5, 0, rewards=(3, 2.1))) > 0.0
 
 
+def defaults(oracle: Callable[..., Any]) -> dict[str, Any]:
+    found = inspect.signature(oracle).parameters.values()
+    return {parameter.name: parameter.default for parameter in found if parameter.default is not parameter.empty}
+
+
+def test_default_settings() -> None:
+    settings: list[tuple[Oracle, dict[str, Any]]] = [
+        (cdpo, {"beta": 0.1, "label_smoothing": 0.1}),
+        (robust_dpo, {"beta": 0.1, "label_smoothing": 0.1}),
+        (ipo, {"beta": 0.1, "average_log_probs": False}),
+        (exo_pair, {"beta": 0.1, "label_smoothing": 1e-3}),
+        (discopop, {"beta": 0.1, "tau": 0.05}),
+        (fdpo_alpha, {"beta": 0.1, "alpha": 0.5}),
+        (ld_dpo, {"beta": 0.1, "alpha": 0.5}),
+        (r_dpo, {"beta": 0.1, "alpha": 0.01}),
+        (dpop, {"beta": 0.3, "lambda_": 50.0}),
+        (odpo, {"beta": 0.1, "alpha": 1.0}),
+        (rebel, {"eta": 1.0}),
+        (orpo, {"beta": 0.1, "nll": "row_mean"}),
+        (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "nll": "row_mean"}),
+        (simpo, {"beta": 0.1, "gamma": 0.5}),
+        (alphapo, {"beta": 0.1, "alpha": 0.25, "gamma": 0.5}),
+        (slic_hf, {"delta": 1.0}),
+        (aot, {"beta": 0.1, "label_smoothing": 0.0}),
+        (aot_unpaired, {"beta": 0.1, "label_smoothing": 0.0}),
+        *((oracle, {"beta": 0.2, "eta": 1.0}) for oracle in (rpo_sq, rpo_fwd_kl, rpo_bwd_kl)),
+        *((oracle, {"beta": 0.1}) for oracle in (hinge_dpo, dpo_norm, fdpo_forward_kl, fdpo_js, nca_pair, bco_pair)),
+        *((oracle, {"beta": 0.1}) for oracle in (sppo_hard, apo_zero, apo_down, cal_dpo)),
+    ]
+    for oracle, expected in settings:
+        assert defaults(oracle) == expected, oracle.__name__
+
+
 def test_refused_settings() -> None:
     for e in (0.5, -0.1):
         with pytest.raises(ValueError, match="label_smoothing"):
@@ -228,6 +263,10 @@ def test_extremes() -> None:
     for oracle in (fdpo_forward_kl, fdpo_alpha):
         assert oracle(*log_ratios(0, -8000)) == near(0.0)
         assert oracle(*log_ratios(-8000, -8001)) == near(LOG2)
+    # Exponents 100 and 79 count as 80 and 79: x = (e^79 - e^80) beta = -1 and (2 e^79 - 2 e^80) beta = -2.
+    small = 1 / (math.exp(80.0) - math.exp(79.0))
+    assert fdpo_forward_kl(*log_ratios(-100, -79), beta=small) == near(SP1)
+    assert fdpo_alpha(*log_ratios(-200, -158), beta=small) == near(SP2)
     assert discopop(*log_ratios(-9000, 0), beta=1.0) == near(9000.0)
     assert discopop(*log_ratios(9000, 0), beta=1.0) == near(0.0)
     assert alphapo(*log_ratios(-9000, -9001)) == near(0.0)
@@ -274,6 +313,11 @@ def test_nll_spans_by_hand() -> None:
         weighted = {**batch, "sample_mask": np.array([1.0, 1.0, 1.0, 0.5])}
         assert oracle(weighted, outputs) == near(10 / 3 + neutral)
         assert oracle(weighted, outputs, nll="token_mean") == near(2.8 + neutral)
+    # Averages log(3/4) (of log(1/2) and log(9/8)) and log(1/2), as in the one-token pair above.
+    outputs["next_token_logprobs"] = arr([-LOG2, math.log(9 / 8)], [-LOG2, -LOG2])
+    pair: Data = {"token_mask": np.ones((2, 3))}
+    assert orpo(pair, outputs, beta=0.5) == near(1.5 * math.log(4 / 3))
+    outputs["next_token_logprobs"] = arr([-1, -3], [-3, -1], [-6, NAN], [-6, NAN])
     # A rejected row without a trained token: neutral odds.
     batch["token_mask"][3] = 0.0
     assert orpo(batch, outputs) == near(4.0 + 0.1 * LOG2)

@@ -24,6 +24,7 @@ from .policy_gradient_tokens import (
     sapo_gradient,
 )
 from .test_oracles import LOG2, NAN, Data, Oracle, arr, gathered, near, random_tokens
+from .test_oracles_more import defaults
 from .value import value_mse
 from .value_clipping import value_clipped
 
@@ -200,9 +201,9 @@ def test_vespo_by_hand() -> None:
     assert vespo_gradient(batch, outputs, k_pos=0.0, lambda_pos=0.0, k_neg=1.0, lambda_neg=0.0) == near_array(
         arr([-2, 1.5]) / 2
     )
-    # Log-ratios of 50 and -30 are clamped to 20 and -20 before the sum: W = 1, phi = 1.
+    # Log-ratios of 20.5 and -30 are clamped to 20 and -20 before the sum: W = 1, phi = 1.
     batch, outputs = ratios(arr([1.0, 1.0]), arr([2, -3]))
-    outputs["next_token_logprobs"] += arr([50.0, -30.0])
+    outputs["next_token_logprobs"] += arr([20.5, -30.0])
     assert vespo_gradient(batch, outputs) == near_array(arr([-1, 1.5]))
     # Two of -20: W = 1e-8, phi = e^{3 - 3e-8} 1e-16; two of 20: W = e^20 and phi is 0.
     batch["advantages"][:, 1:] = 1.0
@@ -370,6 +371,22 @@ def soiled(batch: Data, outputs: Data) -> tuple[Data, Data]:
     dirty["sample_mask"][4:] = 0.0
     dirty["token_mask"][4:] = 1.0
     return dirty, out
+
+
+def test_default_settings() -> None:
+    clip = {"ratio_clip_min": 0.2, "ratio_clip_max": 0.2}
+    small = {"ratio_clip_min": 3e-4, "ratio_clip_max": 4e-4}
+    four_settings = {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0}
+    mean = {"aggregation": "token_mean", "max_length": None}
+    assert [defaults(f) for f in (cispo, cispo_gradient, bnpo, dr_grpo)] == [clip] * 4
+    assert defaults(dapo) == clip | {"ratio_clip_max": 0.28}
+    assert defaults(dual_clip) == clip | {"ratio_clip_c": 3.0} | mean
+    assert [defaults(f) for f in (reinforce, on_policy, on_policy_gradient)] == [mean] * 3
+    assert [defaults(f) for f in (gspo, gspo_token, gspo_token_gradient, luspo)] == [small] * 4
+    assert [defaults(f) for f in (sapo, sapo_gradient)] == [{"tau_pos": 1.0, "tau_neg": 1.05}] * 2
+    assert [defaults(f) for f in (vespo, vespo_gradient)] == [four_settings] * 2
+    assert defaults(gmpo) == {"clip_low": 0.4, "clip_high": 0.4}
+    assert defaults(value_clipped) == {"scale": 1.0, "value_clip": 0.2}
 
 
 # --- value ------------------------------------------------------------------------------------------------------

@@ -145,11 +145,21 @@ def _takes_config(maker: Callable[..., Any]) -> bool:
 
 
 def _with_config(maker: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda config: maker(dict(config))
+    return lambda config: _alike(lambda: maker(dict(config)))
 
 
 def _with_keywords(maker: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda config: maker(**config)
+    return lambda config: _alike(lambda: maker(**config))
+
+
+def _alike(make: Callable[[], Any]) -> Any:
+    """Return what ``make`` makes, from the same random numbers each time; those of the process stay where they were.
+
+    Two losses that differ in one setting then have the same initial weights, and a run can be repeated.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
 
 
 def _refuse_bad_arguments(target: str, maker: Callable[..., Any], config: Mapping[str, Any], by_config: bool) -> None:

@@ -15,6 +15,8 @@ from tests.conformance.engine import misbehaving as bad
 from tests.conformance.engine.misbehaving import got, quick_engine, verdicts
 
 SHORT = 0.3
+LONGER = 1.5
+"""Enough for the first call of a loss that works, also on a busy machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -54,13 +56,13 @@ def test_raising_on_the_first_call_shows_the_users_own_frames_alone() -> None:
 
 def test_hanging_on_an_empty_batch_alone() -> None:
     started = time.perf_counter()
-    assert got(bad.HangsWhenEmpty, "empty_batch", seconds=SHORT) == (
+    assert got(bad.HangsWhenEmpty, "empty_batch", seconds=LONGER) == (
         Status.FAILED,
-        "no answer within 0.3 s",
+        "no answer within 1.5 s",
         "an answer",
     )
     # One limit is waited for, not one for each of the attempts to shrink.
-    assert time.perf_counter() - started < 10 * SHORT
+    assert time.perf_counter() - started < 10 * LONGER
 
 
 def test_exiting_on_an_empty_batch_alone() -> None:

@@ -237,3 +237,22 @@ def test_constructor_that_keeps_the_config_itself(write, tmp_path):
     assert subject.settings == {"alpha": 0.1, "margin": 1, "gamma": 2.0}
     assert subject.loss.config == {"alpha": 0.1}
     assert type(subject.loss.config) is dict
+
+
+def test_random_weights_are_the_same_in_every_loss_of_a_kind():
+    class Projected(nn.Module):
+        def __init__(self, scale=1.0):
+            super().__init__()
+            self.weight, self.scale = nn.Parameter(torch.randn(3)), scale
+
+        def forward(self, embeddings):
+            return self.scale * (embeddings * self.weight).sum()
+
+    before = torch.random.get_rng_state()
+    subject = load_subject(Projected)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(load_subject(Projected).loss.weight, subject.loss.weight)
+    other = subject.rebuild({"scale": 2.0})
+    assert other.scale == 2.0
+    assert torch.equal(other.weight, subject.loss.weight)

@@ -194,8 +194,8 @@ def test_refused_at_construction(entries: Any, message: str) -> None:
 
 
 def test_refused_by_the_parts() -> None:
-    with pytest.raises(ValueError, match="Unknown loss function: 'dop'; did you mean 'dpo'\\? Registered: "):
-        composed({"type": "dop"})
+    with pytest.raises(ValueError, match="Unknown loss function: 'dpoo'; did you mean 'dpo'\\? Registered: "):
+        composed({"type": "dpoo"})
     with pytest.raises(ConfigError, match="DPOLoss: unknown config key 'betta'"):
         composed({"type": "dpo", "betta": 1.0})
     with pytest.raises(ConfigError) as error:

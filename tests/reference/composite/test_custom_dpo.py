@@ -60,7 +60,9 @@ def test_components_add_up() -> None:
 
 
 def test_the_component_of_its_own_is_the_nll_of_the_chosen_rows_per_token() -> None:
-    lp = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -4.0, -9.0], [-5.0, -6.0, -7.0], [-1.0, -1.0, -1.0]], dtype=torch.float64)
+    lp = torch.tensor(
+        [[-1.0, -2.0, -9.0], [-3.0, -4.0, -9.0], [-5.0, -6.0, -7.0], [-1.0, -1.0, -1.0]], dtype=torch.float64
+    )
     mask = torch.tensor([[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1]], dtype=torch.float64)
     batch = {"token_mask": mask, "reference_policy_logprobs": torch.zeros(4, 4, dtype=torch.float64)}
     component = CustomDPOLoss().compute_custom_component(batch, {"next_token_logprobs": lp})

@@ -58,7 +58,15 @@ def test_parts_of_a_composite_with_their_weights() -> None:
 def test_methods_that_are_not_defined_are_left_out() -> None:
     batch, outputs = case(0)
     assert list(debug_loss_components(batch, outputs, MultiObjectiveLoss({"objectives": ["sft"]}))) == ["sft", "total"]
-    assert list(debug_loss_components(batch, outputs, CustomDPOLoss({"custom_weight": 0.0}))) == ["dpo", "total"]
+
+
+def test_a_component_that_is_yet_to_be_defined_is_left_out() -> None:
+    class Undefined(CustomDPOLoss):
+        def compute_custom_component(self, batch: Any, model_outputs: Any) -> Tensor:
+            raise NotImplementedError
+
+    batch, outputs = case(0)
+    assert list(debug_loss_components(batch, outputs, Undefined({"custom_weight": 0.0}))) == ["dpo", "total"]
 
 
 def test_a_sum_that_misses_something_shows_the_remainder() -> None:

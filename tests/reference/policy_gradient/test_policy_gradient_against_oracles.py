@@ -32,7 +32,10 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "gspo": (sequences.gspo, SEQUENCE_CLIPS),
     "gspo_token": (sequences.gspo_token, SEQUENCE_CLIPS),
     "luspo": (sequences.luspo, SEQUENCE_CLIPS),
-    "vespo": (sequences.vespo, [{"k_pos": 0.5, "lambda_neg": 1.0}, {"k_neg": 1.0, "lambda_pos": 0.0}, {"k_pos": 0.7, "k_neg": 0.3}]),
+    "vespo": (
+        sequences.vespo,
+        [{"k_pos": 0.5, "lambda_neg": 1.0}, {"k_neg": 1.0, "lambda_pos": 0.0}, {"k_pos": 0.7, "k_neg": 0.3}],
+    ),
     "gmpo": (
         lambda batch, outputs, ratio_clip_min=0.4, ratio_clip_max=0.4: sequences.gmpo(
             batch, outputs, clip_low=ratio_clip_min, clip_high=ratio_clip_max
