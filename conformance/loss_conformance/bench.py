@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -147,11 +148,13 @@ class Bench:
             return Comparison(Bench(self.baseline, self.seed))
         return None if name is None else self.compared_with(name)
 
-    def compared_with(self, name: str) -> Comparison:
-        """Return the comparison with a reference loss, set up with the settings this loss shares with it."""
-        if name not in self._comparisons:
-            self._comparisons[name] = Comparison(Bench(reference_subject(name, self.subject.settings), self.seed))
-        return self._comparisons[name]
+    def compared_with(self, name: str, changed: Mapping[str, Any] | None = None) -> Comparison:
+        """Return the comparison with a reference loss, set up with the settings this loss, so changed, shares with it."""
+        key = f"{name} {changed}"
+        if key not in self._comparisons:
+            settings = {**self.subject.settings, **(changed or {})}
+            self._comparisons[key] = Comparison(Bench(reference_subject(name, settings), self.seed))
+        return self._comparisons[key]
 
     def case(self, plan: Plan, route: int, dtype: torch.dtype | None = None) -> Case:
         """Return the case of a plan, in the working precision; built once."""

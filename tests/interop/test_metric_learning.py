@@ -31,6 +31,9 @@ def test_sound(name, config):
     ("NCALoss", "finite_value"),
     # Two identical embeddings: their cosine rounds to 1.0000001, "index 101 is out of bounds for dimension 0 with size 101".
     ("HistogramLoss", "duplicate_rows"),
+    # A histogram of earlier batches, kept in a plain attribute with its graph: every call gives another value, and after one
+    # call the loss can be neither copied nor pickled.
+    ("DynamicSoftMarginLoss", "repeatable"),
     # forward writes a renormalised weight into its own parameter, each time another one in the last digits.
     ("P2SGradLoss", {"descriptors_dim": 4, "num_classes": 3}, "copies"),
 )

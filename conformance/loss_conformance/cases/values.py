@@ -39,6 +39,7 @@ class World:
     trained: Tensor
     weights: Tensor
     generator: torch.Generator
+    paired: bool = False
     grids: dict[str, Tensor] = field(default_factory=dict)
 
     def normal(self, *shape: int) -> Tensor:
@@ -131,6 +132,11 @@ class World:
         spread = {"ties": 0.0, "saturated": 60.0}.get(self.plan.regime, 1.0)
         return spread * self.normal(self.rows)
 
+    def given_rewards(self) -> Tensor:
+        """[B] rewards of a judge; in a pair the chosen row has the higher one, as in every preference data set."""
+        scores = self.row_scores()
+        return scores.reshape(-1, 2).sort(dim=1, descending=True).values.flatten() if self.paired else scores
+
     def embeddings(self) -> Tensor:
         """[B, D] embeddings; identical rows for ties."""
         spread = {"saturated": 30.0, "certain": 8.0}.get(self.plan.regime, 1.0)
@@ -176,7 +182,7 @@ class World:
             "batch.advantages": self.advantages,
             "batch.returns": self.near_values,
             "batch.values": self.near_values,
-            "batch.rewards": self.row_scores,
+            "batch.rewards": self.given_rewards,
             "batch.labels": lambda: self.integers(2, self.rows),
             "batch.teacher_logits": lambda: self.teacher_logits,
             "batch.teacher_topk_logits": lambda: self.teacher_top_k[0],

@@ -31,7 +31,8 @@ def option_end_points(trial: Trial) -> None:
     trial.compare_in_float32()
     for name, option in trial.facts.contract.options.items():
         for value, special_case in option.reduces_to.items():
-            got, wanted = trial.bench.compared_with(special_case).both(trial, rebuild({name: value}))
+            comparison = trial.bench.compared_with(special_case, {name: value})
+            got, wanted = comparison.both(trial, rebuild({name: value}))
             change = f"{name}={value!r}, compared with {special_case}"
             trial.require_value(got, wanted, change)
             trial.require_gradients(got.gradients, wanted.gradients, change)

@@ -158,7 +158,7 @@ def _alike(make: Callable[[], Any]) -> Any:
     Two losses that differ in one setting then have the same initial weights, and a run can be repeated.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return make()
 
 

@@ -10,7 +10,7 @@ __all__ = ["bernoulli_kl"]
 
 
 def bernoulli_kl(x: Tensor, log_q: Tensor | float, log_not_q: Tensor | float) -> Tensor:
-    """Return KL(Bern(sigma(x)) || Bern(q)) = sigma(x) (log sigma(x) - log q) + sigma(-x) (log sigma(-x) - log(1 - q)).
+    """Return KL(Bern(sigma(x)), Bern(q)) = sigma(x) (log sigma(x) - log q) + sigma(-x) (log sigma(-x) - log(1 - q)).
 
     Args:
         x: logit of the first coin.

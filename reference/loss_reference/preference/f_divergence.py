@@ -14,7 +14,15 @@ from loss_reference.preference.pairwise import BETA, PairLoss, pair_contract
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
-__all__ = ["FDPOAlphaLoss", "FDPOForwardKLLoss", "FDPOJSLoss", "alpha_score", "forward_kl_score", "js_score"]
+__all__ = [
+    "LARGEST_EXPONENT",
+    "FDPOAlphaLoss",
+    "FDPOForwardKLLoss",
+    "FDPOJSLoss",
+    "alpha_score",
+    "forward_kl_score",
+    "js_score",
+]
 
 LARGEST_EXPONENT: Final = 80.0
 """exp(80) = 5.5e34 is a float32; log-ratios of whole sequences reach further than that."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,14 +9,12 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.preference.dpo import dpo
+from loss_reference.preference.f_divergence import LARGEST_EXPONENT
 from loss_reference.preference.pairwise import BETA, MONOTONE, PairLoss, pair_contract, sequence_logprob
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
 __all__ = ["AlphaPOLoss", "SLiCHFLoss", "SimPOLoss", "alpha_reward", "simpo", "slic_hf"]
-
-LARGEST_EXPONENT: Final = 80.0
-"""exp(80) = 5.5e34 is a float32."""
 
 
 def simpo(margin: Tensor, beta: float = 0.1, gamma: float = 0.5) -> Tensor:

@@ -36,12 +36,12 @@ def rpo_sq(x: Tensor, y: Tensor) -> Tensor:
 
 
 def rpo_fwd_kl(x: Tensor, y: Tensor) -> Tensor:
-    """Return KL(Bern(sigma(x)) || Bern(sigma(y))): x = beta (h_w - h_l) [N] against the reward margin y [N]."""
+    """Return KL(Bern(sigma(x)), Bern(sigma(y))): x = beta (h_w - h_l) [N] against the reward margin y [N]."""
     return bernoulli_kl(x, F.logsigmoid(y), F.logsigmoid(-y))
 
 
 def rpo_bwd_kl(x: Tensor, y: Tensor) -> Tensor:
-    """Return KL(Bern(sigma(y)) || Bern(sigma(x))): x = beta (h_w - h_l) [N] against the reward margin y [N]."""
+    """Return KL(Bern(sigma(y)), Bern(sigma(x))): x = beta (h_w - h_l) [N] against the reward margin y [N]."""
     return bernoulli_kl(y, F.logsigmoid(x), F.logsigmoid(-x))
 
 
@@ -102,7 +102,7 @@ class RPOSqLoss(RewardAwareLoss):
 
 @register("rpo_fwd_kl")
 class RPOFwdKLLoss(RewardAwareLoss):
-    """Reward-aware, forward: l = KL(Bern(sigma(x)) || Bern(sigma(y))), x = beta (h_w - h_l), y = eta (reward_w - reward_l).
+    """Reward-aware, forward: l = KL(Bern(sigma(x)), Bern(sigma(y))), x = beta (h_w - h_l), y = eta (reward_w - reward_l).
 
     Inputs and errors as in ``RewardAwareLoss``. At least 0, reached at x = y. dl/dx = sigma(x) sigma(-x) (x - y).
     "Forward" is NeMo-Aligner's name: the policy comes first.
@@ -122,7 +122,7 @@ class RPOFwdKLLoss(RewardAwareLoss):
 
 @register("rpo_bwd_kl")
 class RPOBwdKLLoss(RewardAwareLoss):
-    """Reward-aware, backward: l = KL(Bern(sigma(y)) || Bern(sigma(x))), x = beta (h_w - h_l), y = eta (reward_w - reward_l).
+    """Reward-aware, backward: l = KL(Bern(sigma(y)), Bern(sigma(x))), x = beta (h_w - h_l), y = eta (reward_w - reward_l).
 
     Inputs and errors as in ``RewardAwareLoss``. At least 0, reached at x = y; for y -> inf it is ``dpo`` with the same
     beta. dl/dx = sigma(x) - sigma(y). "Backward" is NeMo-Aligner's name: the target comes first.

@@ -30,7 +30,7 @@ def robust_dpo(delta: Tensor, beta: float = 0.1, label_smoothing: float = 0.1) -
 
 
 def exo_pair(delta: Tensor, beta: float = 0.1, label_smoothing: float = 1e-3) -> Tensor:
-    """Return KL(Bern(sigma(beta delta)) || Bern(1 - e)), one term per pair.
+    """Return KL(Bern(sigma(beta delta)), Bern(1 - e)), one term per pair.
 
     Args:
         delta: h_w - h_l [N], in nats.
@@ -90,7 +90,7 @@ class RobustDPOLoss(PairLoss):
 
 @register("exo_pair")
 class EXOPairLoss(PairLoss):
-    """EXO on pairs: l = KL(Bern(sigma(x)) || Bern(1 - e)), x = beta (h_w - h_l).
+    """EXO on pairs: l = KL(Bern(sigma(x)), Bern(1 - e)), x = beta (h_w - h_l).
 
     Inputs and errors as in ``PairLoss``. At least 0, reached exactly at x = log((1 - e) / e);
     -log 2 - log(e (1 - e)) / 2 at policy = reference. dl/dx = sigma(x) sigma(-x) (x - log((1 - e) / e)).

@@ -103,7 +103,7 @@ def test_pairs_name_two_different_rows(situation: str) -> None:
     for case in mixed_cases(situation):
         for name in ("positive_pairs", "negative_pairs"):
             pairs = case.tensor(slot(name))
-            assert 0 <= int(pairs.min())
+            assert int(pairs.min()) >= 0
             assert int(pairs.max()) < len(case.rows)
             assert bool((pairs[:, 0] != pairs[:, 1]).all())
 

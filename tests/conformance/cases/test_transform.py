@@ -105,9 +105,7 @@ def test_select_rows_moves_rows_and_lets_pairs_follow_them() -> None:
     assert torch.equal(moved.tensor(embeddings), case.tensor(embeddings)[order])
     assert torch.equal(moved.trained, case.trained[order])
     # The pairs point at the same embeddings as before.
-    assert torch.equal(
-        moved.tensor(embeddings)[moved.tensor(pairs)], case.tensor(embeddings)[case.tensor(pairs)]
-    )
+    assert torch.equal(moved.tensor(embeddings)[moved.tensor(pairs)], case.tensor(embeddings)[case.tensor(pairs)])
 
 
 def test_take_rows_keeps_these_rows_alone() -> None:

@@ -98,7 +98,8 @@ def test_names_and_groups_select_in_running_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("mask_valeu", "; did you mean 'mask_value'?"), ("maskng", "; did you mean 'masking'?"), ("x", "")]
+    ("name", "hint"),
+    [("mask_valeu", "; did you mean 'mask_value'?"), ("maskng", "; did you mean 'masking'?"), ("x", "")],
 )
 def test_an_unknown_name_is_an_error_with_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - the message is compared whole

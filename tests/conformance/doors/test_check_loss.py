@@ -116,7 +116,9 @@ def test_an_unknown_check_is_an_error_with_the_nearest_name() -> None:
 
 
 def test_an_unknown_profile_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"^no profile 'quik'; expected one of quick, standard, thorough; did you mean"):
+    with pytest.raises(
+        ValueError, match=r"^no profile 'quik'; expected one of quick, standard, thorough; did you mean"
+    ):
         check(MaskedMean, profile="quik")
 
 

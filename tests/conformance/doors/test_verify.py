@@ -11,11 +11,11 @@ from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.verdict import Report, Status
 from loss_reference import Contract, DPOLoss, NLLLoss
 from tests.conformance.doors.own_batches import (
+    Batch,
     MaskedMean,
     MeanOfPadding,
     Scored,
     ScoredWithPadding,
-    Batch,
     Temperatured,
     a_batch,
 )

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from loss_conformance.checks import registry
 from loss_conformance.verdict import Failure, Report, Status, Verdict
 from loss_reference import Contract, LossFunction
 from tests.conformance.engine.misbehaving import Detached, Prints, TokenMean, quick_engine, verdicts
@@ -177,3 +178,14 @@ def test_the_users_object_is_left_alone() -> None:
     loss = Scaled()
     quick_engine(loss).report()
     assert (loss.scale.dtype, float(loss.scale), loss.scale.grad) == (torch.float32, 1.5, None)
+
+
+def test_a_check_that_fails_itself_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(trial: object) -> None:
+        raise ZeroDivisionError("our own mistake")
+
+    known = registry._checks
+    monkeypatch.setitem(known, "mask_value", dataclasses.replace(known["mask_value"], law=broken))
+    (verdict,) = verdicts(TokenMean, "mask_value")
+    assert verdict.status is Status.BLOCKED
+    assert verdict.reason == "the check itself failed, please report it: ZeroDivisionError: our own mistake"

@@ -27,7 +27,9 @@ def of_value(value: float = 0.0, sensitivity: float = 0.0, terms: int = 8, eps: 
     return value_tolerance(Evaluation(torch.tensor(value), sensitivity=sensitivity), case(terms), eps)
 
 
-def of_gradient(largest: float = 1.0, usual: float = 0.0, reach: float = 1.0, terms: int = 8, eps: float = EPS) -> Tolerance:
+def of_gradient(
+    largest: float = 1.0, usual: float = 0.0, reach: float = 1.0, terms: int = 8, eps: float = EPS
+) -> Tolerance:
     return gradient_tolerance(torch.tensor([largest, 0.0]), case(terms, reach), eps, usual)
 
 

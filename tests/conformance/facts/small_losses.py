@@ -138,4 +138,3 @@ class InBatchNegatives(LossFunction):
         embeddings = F.normalize(model_outputs["embeddings"], dim=-1)
         pairs = batch["positive_pairs"]
         return F.cross_entropy(embeddings[pairs[:, 0]] @ embeddings.T, pairs[:, 1])
-
