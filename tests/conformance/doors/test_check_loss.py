@@ -46,7 +46,7 @@ def check(loss: object, **how: object) -> Report:
         (torch.nn.MSELoss(), "torch.nn.modules.loss.MSELoss"),
         ("torch.nn.functional.mse_loss", "torch.nn.functional.mse_loss"),
     ],
-    ids=str,
+    ids=["dotted", "colon", "class", "instance", "function", "module", "torch function"],
 )
 def test_any_way_of_naming_a_loss(loss: object, target: str) -> None:
     report = check(loss)
