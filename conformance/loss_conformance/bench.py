@@ -17,6 +17,7 @@ from loss_conformance.cases.own_batch import LARGEST_WIDENED, own_case
 from loss_conformance.cases.plan import ORDINARY, Plan
 from loss_conformance.cases.slot import Schema
 from loss_conformance.comparison import Comparison
+from loss_conformance.copying import copy_of
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.facts.coupling import Coupling, measure_coupling
 from loss_conformance.facts.facts import Facts, gather
@@ -43,6 +44,7 @@ class Bench:
     def __init__(self, subject: Subject, seed: int = 0, example: tuple[Any, Any] | None = None) -> None:
         self.subject = subject
         self.seed = seed
+        untouched = _before_any_call(subject.loss)
         self._bases: dict[int, tuple[Case, Evaluation]] = {}
         self._comparisons: dict[str, Comparison] = {}
         self._cases: dict[tuple[Plan, int], Case] = {}
@@ -62,6 +64,8 @@ class Bench:
         if example is None and not self.caller.fresh_each_time:
             # Laws compare single calls; that a call changes the next one is for one of them to say.
             self.caller.fresh_each_time = self.caller.keeps_something(build(self.routes[0], PROBE).cast(torch.float32))
+        if self.caller.fresh_each_time and untouched is not None:
+            self.subject = self.caller.subject = replace(subject, loss=untouched)
 
     def options(self, device: str, baseline: Subject | None, profile: Profile) -> None:
         """Note what the run asked for: a device, a baseline, and how much time there is."""
@@ -207,3 +211,10 @@ class Bench:
             except (LossRaised, Malformed):
                 continue
         return found
+
+
+def _before_any_call(loss: Any) -> Any:
+    try:
+        return copy_of(loss)
+    except Exception:
+        return None

@@ -34,6 +34,7 @@ __all__ = ["Engine"]
 
 FEWEST_PLANS: Final = 6
 PATIENCE_AFTER_A_HANG: Final = 2.0
+CALLS_OF_A_LAW: Final = 200
 
 
 class Engine:
@@ -199,7 +200,7 @@ class Engine:
     def _once(self, check: Check, case: Callable[[], Case]) -> Broken | str | None:
         """Return why the law does not apply, how it is broken, or ``None`` when it holds."""
         try:
-            with contained(self._seconds):
+            with contained(self._limit()):
                 trial = Trial(self.bench, case())
                 inapplicable = check.applies(trial)
                 if inapplicable is not None:
@@ -220,6 +221,12 @@ class Engine:
             self._seconds = min(self._seconds, PATIENCE_AFTER_A_HANG)
             return Unanswered(str(limit))
         return None
+
+    def _limit(self) -> float:
+        """Return the time limit of a law on one case: that of the profile, more for a loss that is slow but answers."""
+        stopwatch = self.bench.caller.stopwatch
+        usual = stopwatch.inside / stopwatch.calls if stopwatch.calls else 0.0
+        return max(self._seconds, CALLS_OF_A_LAW * usual) if self._seconds > PATIENCE_AFTER_A_HANG else self._seconds
 
     def _hold(self, check: Check, trial: Trial) -> None:
         """Try the law; where only gradients break it, once more beside the case, off every tie and kink."""

@@ -30,8 +30,9 @@ SITUATIONS: Final = (
     "bare",
     "absent_rows",
     "all_masked",
+    "all_absent",
 )
-"""Input situations by name: eight regimes of the values, then eight structures with ordinary values."""
+"""Input situations by name: eight regimes of the values, then nine structures with ordinary values."""
 
 ORDINARY: Final = ("typical", "full", "holes", "square", "absent_rows")
 """Situations in which every sound loss is smooth, finite and moves."""
@@ -86,6 +87,8 @@ def plans(situation: str) -> SearchStrategy[Plan]:
         samples, rows = st.sampled_from(("some", "fractions")), st.integers(2, 4)
     elif situation == "all_masked":
         mask, samples = st.just("none"), st.sampled_from(("ones", "none"))
+    elif situation == "all_absent":
+        samples = st.just("none")
     sizes = {
         "vocabulary": st.integers(3, 7),
         "top_k": st.integers(1, 3),

@@ -79,7 +79,7 @@ def finite_gradient(trial: Trial) -> None:
 @check(
     group="finite",
     statement="On a batch with nothing left to train on, L is exactly 0 (or as declared), its gradient 0, its graph attached.",
-    over=("all_masked",),
+    over=("all_masked", "all_absent"),
     why="A microbatch of padding alone is ordinary; NaN from 0/0 there stops the run, and a graph-less 0 crashes backward.",
     cause="a sum divided by a count of 0, the mean of an empty selection, or torch.tensor(0.) returned early.",
     fix="Divide by mask.sum().clamp(min=1), and return (x * 0).sum() rather than a fresh zero.",

@@ -82,6 +82,8 @@ def _refuse_cpu_tensors(func: Callable[..., Any], given: list[Any]) -> None:
         if isinstance(value, list | tuple):
             _refuse_cpu_tensors(func, list(value))
         elif isinstance(value, Tensor) and not isinstance(value, OnDevice) and value.dim() > 0:
+            if torch._C._are_functorch_transforms_active():
+                raise NotImplementedError("torch.func wraps tensors in a way the simulated device cannot follow")
             raise DeviceMixed(
                 f"{_name(func)} was given a CPU tensor of shape {tuple(value.shape)} beside device tensors"
             )

@@ -13,7 +13,7 @@ LOGPROBS = slot("next_token_logprobs")
 
 def test_every_situation_is_looked_at_here() -> None:
     """A new situation needs a line below."""
-    assert len(SITUATIONS) == 16
+    assert len(SITUATIONS) == 17
 
 
 def test_on_policy_is_the_policy_itself() -> None:
@@ -112,6 +112,12 @@ def test_all_masked_trains_nothing() -> None:
     for case in cases("all_masked"):
         assert not case.trained.any()
     assert {float(weight) for case in cases("all_masked") for weight in case.rows} == {0.0, 1.0}
+
+
+def test_all_absent_has_trained_tokens_and_no_row_that_counts() -> None:
+    for case in cases("all_absent"):
+        assert case.trained.any()
+        assert not case.rows.any()
 
 
 def test_typical_and_never_chosen_have_padding() -> None:
