@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.plan import SITUATIONS
 from loss_conformance.checks.registry import check
 from loss_conformance.checks.similarities import similarities
 from loss_conformance.evaluation import Evaluation, LossRaised
@@ -18,23 +19,7 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["empty_batch", "finite_gradient", "finite_value", "first_nonfinite"]
 
-LEGAL: Final = (
-    "typical",
-    "on_policy",
-    "off_policy",
-    "saturated",
-    "never_chosen",
-    "certain",
-    "ties",
-    "zero_advantage",
-    "full",
-    "holes",
-    "one_token",
-    "one_row",
-    "square",
-    "bare",
-    "absent_rows",
-)
+LEGAL: Final = tuple(situation for situation in SITUATIONS if situation not in ("all_masked", "all_absent"))
 
 
 @check(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
@@ -27,11 +28,7 @@ DIRECTIONS: Final = 3
     cause="a factor applied to the value after backward, a detached part of the value, or a wrong custom backward.",
     fix="Differentiate the very tensor that is returned; declare Contract(surrogate_gradient=True) for stop-gradients on purpose.",
     seen_in="volcengine/verl@e160d3b2e",
-    applies=lambda trial: (
-        f"surrogate_gradient = True ({trial.facts.origin['surrogate_gradient']})"
-        if trial.facts.contract.surrogate_gradient
-        else None
-    ),
+    applies=unless("surrogate_gradient"),
     own_batch=True,
 )
 def finite_difference(trial: Trial) -> None:

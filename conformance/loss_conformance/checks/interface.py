@@ -10,6 +10,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.global_state import changed_state, global_state
 from loss_conformance.report.numbers import number
@@ -80,7 +81,7 @@ def inputs_untouched(trial: Trial) -> None:
     cause="state updated in forward, a memory bank filled on evaluation calls, or a hidden random draw.",
     fix="Keep state out of compute_loss or declare Contract(stateful=True); pass random numbers in or declare stochastic=True.",
     seen_in="lightly-ai/lightly@78d66c01",
-    applies=lambda trial: _says(trial, "stateful") or _says(trial, "stochastic"),
+    applies=unless("stateful", "stochastic"),
     own_batch=True,
 )
 def repeatable(trial: Trial) -> None:
@@ -155,10 +156,6 @@ def copies(trial: Trial) -> None:
 
 def _pickled(loss: object) -> object:
     return pickle.loads(pickle.dumps(loss))
-
-
-def _says(trial: Trial, fact: str) -> str | None:
-    return f"{fact} = True ({trial.facts.origin[fact]})" if getattr(trial.facts.contract, fact) else None
 
 
 def _identical(one: Tensor, other: Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.transform import group_size, take_rows
+from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
@@ -20,12 +21,9 @@ __all__ = ["duplicate_rows", "microbatch"]
 
 
 def _adds_up(trial: Trial) -> str | None:
-    contract, origin = trial.facts.contract, trial.facts.origin
-    if contract.coupled:
-        return f"coupled = True ({origin['coupled']})"
-    if contract.normalizer == "local":
-        return f"normalizer = 'local' ({origin['normalizer']})"
-    return _rows_reason(trial)
+    if trial.facts.contract.normalizer == "local":
+        return f"normalizer = 'local' ({trial.facts.origin['normalizer']})"
+    return unless("coupled")(trial) or _rows_reason(trial)
 
 
 def _rows_reason(trial: Trial) -> str | None:
@@ -77,9 +75,7 @@ def microbatch(trial: Trial) -> None:
     cause="a divisor that does not grow with the number of terms, or grows faster.",
     fix="Divide by the number (or summed weight) of the terms; declare Contract(normalizer='sum') when a sum is meant.",
     seen_in="volcengine/verl@4d722b176",
-    applies=lambda trial: (
-        f"coupled = True ({trial.facts.origin['coupled']})" if trial.facts.contract.coupled else _rows_reason(trial)
-    ),
+    applies=lambda trial: unless("coupled")(trial) or _rows_reason(trial),
     own_batch=True,
 )
 def duplicate_rows(trial: Trial) -> None:

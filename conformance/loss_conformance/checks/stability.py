@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
 from loss_conformance.tolerance import OPERATIONS_PER_TERM
@@ -91,11 +92,7 @@ def _perturbed(case: Case, seed: int) -> Case:
     cause=".half() or .to(torch.bfloat16) on the way, or autocast left on around the loss.",
     fix="Compute the loss in float32, whatever precision the model runs in.",
     seen_in="linkedin/Liger-Kernel@ac2e8f45",
-    applies=lambda trial: (
-        f"surrogate_gradient = True ({trial.facts.origin['surrogate_gradient']})"
-        if trial.facts.contract.surrogate_gradient
-        else None
-    ),
+    applies=unless("surrogate_gradient"),
     requires=("scalar_output", "finite_value"),
     own_batch=True,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from loss_conformance.cases.transform import group_size, other_content, select_rows
+from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -49,7 +50,7 @@ def batch_permutation(trial: Trial) -> None:
     cause="statistics over the batch (a mean, a maximum, a standard deviation, a sort) inside the loss.",
     fix="Compute such statistics before the loss, over the whole batch, or declare Contract(coupled=True).",
     seen_in="huggingface/trl@35702ce37",
-    applies=lambda trial: f"coupled = True ({trial.facts.origin['coupled']})" if trial.facts.contract.coupled else None,
+    applies=unless("coupled"),
     own_batch=True,
 )
 def row_independence(trial: Trial) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.slot import Slot
+from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
@@ -28,14 +29,7 @@ FREE: Final = ("logits", "values", "rewards", "embeddings")
     cause="a gradient that belongs to something else than the value, or points the other way.",
     fix="Compare the gradient with the finite difference; look at the sign and at what is detached.",
     seen_in="kornia/kornia@4992bf309",
-    applies=lambda trial: next(
-        (
-            f"{fact} = True ({trial.facts.origin[fact]})"
-            for fact in ("surrogate_gradient", "stateful", "stochastic")
-            if getattr(trial.facts.contract, fact)
-        ),
-        None,
-    ),
+    applies=unless("surrogate_gradient", "stateful", "stochastic"),
     requires=("scalar_output", "finite_value", "trainables_receive_gradient", "finite_difference"),
 )
 def short_training(trial: Trial) -> None:
