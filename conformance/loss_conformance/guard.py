@@ -8,6 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from types import FrameType
 from typing import Final
 
@@ -95,7 +96,7 @@ def _bounded_memory() -> Iterator[None]:
         yield
         return
     limit = held + MEMORY_BUDGET
-    if (soft != resource.RLIM_INFINITY and soft <= limit) or _accelerator_in_use():
+    if (soft != resource.RLIM_INFINITY and soft <= limit) or _accelerator_here():
         yield
         return
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
@@ -105,6 +106,7 @@ def _bounded_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def _accelerator_in_use() -> bool:
-    # A driver reserves terabytes of address space, which a limit on it would forbid.
-    return torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+@cache
+def _accelerator_here() -> bool:
+    # A driver reserves terabytes of address space when it starts, which a limit on it would forbid.
+    return torch.accelerator.is_available()
