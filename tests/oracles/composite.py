@@ -1,4 +1,4 @@
-"""Composites of already computed losses (losses.md M1-M4 of section 10, and section 11)."""
+"""Composites of already computed losses."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Contrastive losses (losses.md section 9; C1 also section 11)."""
+"""Contrastive losses."""
 
 import math
 

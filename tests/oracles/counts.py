@@ -1,4 +1,4 @@
-"""Weights, counts and the aggregation modes (losses.md 1.1, 1.5; design.md 3.1 'Settled once').
+"""Weights, counts and the aggregation modes.
 
 Token weight: m[b,t] = token_mask[b,t+1] * sample_mask[b] for t = 0 .. S-2. A weight of 0 means: never look at it.
 """

@@ -1,4 +1,4 @@
-"""Distillation losses (losses.md section 8)."""
+"""Distillation losses."""
 
 import math
 

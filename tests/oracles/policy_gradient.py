@@ -1,4 +1,4 @@
-"""Policy-gradient losses (losses.md section 5) and their KL terms (5.1)."""
+"""Policy-gradient losses and their KL terms (5.1)."""
 
 import math
 

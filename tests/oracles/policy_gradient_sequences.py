@@ -1,4 +1,4 @@
-"""Policy-gradient losses with one ratio per sequence (losses.md section 5): G9, G10, G13, G14, G15.
+"""Policy-gradient losses with one ratio per sequence: G9, G10, G13, G14, G15.
 
 delta = lp - lp_old, n = sum_t tm of the row (at least 1 as a divisor); sample_mask weighs the row, no more.
 """

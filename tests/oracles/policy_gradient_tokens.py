@@ -1,4 +1,4 @@
-"""More policy-gradient losses with one ratio per token (losses.md section 5).
+"""More policy-gradient losses with one ratio per token.
 
 lp of the outputs, r = exp(lp - lp_old), A = advantages. A `<name>_gradient` gives d loss / d lp as [B, S-1]: the
 entry's per-token derivative times the token's share in the aggregation, 0 elsewhere.

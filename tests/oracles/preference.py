@@ -1,4 +1,4 @@
-"""Preference losses (losses.md section 4)."""
+"""Preference losses."""
 
 from .counts import Fields, live_tokens, next_token_logprob, pair_count, pair_weights
 from .numerics import softplus

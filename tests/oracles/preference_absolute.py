@@ -1,4 +1,4 @@
-"""Preference losses of h_w and h_l apart, r = beta h (losses.md section 4)."""
+"""Preference losses of h_w and h_l apart, r = beta h."""
 
 from .counts import Fields
 from .numerics import softplus

@@ -1,4 +1,4 @@
-"""f-DPO (losses.md section 4, P8 to P10): -log sigma(beta (u(h_w) - u(h_l))) with u the derivative of a divergence."""
+"""f-DPO: -log sigma(beta (u(h_w) - u(h_l))) with u the derivative of a divergence."""
 
 from collections.abc import Callable
 

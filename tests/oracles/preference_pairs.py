@@ -1,4 +1,4 @@
-"""Preference losses of the margin D = h_w - h_l alone, x = beta D (losses.md section 4)."""
+"""Preference losses of the margin D = h_w - h_l alone, x = beta D."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Preference losses with given rewards of both rows (losses.md section 4, P36, P37, P44): x = beta (h_w - h_l)."""
+"""Preference losses with given rewards of both rows: x = beta (h_w - h_l)."""
 
 from collections.abc import Callable
 

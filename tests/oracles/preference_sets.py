@@ -1,4 +1,4 @@
-"""Preference losses of the whole batch of pairs at once, by sorting (losses.md section 4, P17, P18)."""
+"""Preference losses of the whole batch of pairs at once, by sorting."""
 
 from .counts import Fields, pair_count, pair_weights
 from .preference_terms import log_ratio_pair, logprob_pair, smoothed

@@ -1,4 +1,4 @@
-"""What the preference oracles share: scores of a row, and the weighted mean over pairs (losses.md 1.1, section 4)."""
+"""What the preference oracles share: scores of a row, and the weighted mean over pairs."""
 
 import math
 from collections.abc import Callable

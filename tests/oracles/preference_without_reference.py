@@ -1,4 +1,4 @@
-"""Preference losses without a reference policy: p sums of log-probs, a averages (losses.md section 4)."""
+"""Preference losses without a reference policy: p sums of log-probs, a averages."""
 
 import math
 

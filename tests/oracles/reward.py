@@ -1,4 +1,4 @@
-"""Reward-model losses (losses.md section 7)."""
+"""Reward-model losses."""
 
 from .counts import Fields, pair_count, pair_weights
 from .numerics import softplus

@@ -1,4 +1,4 @@
-"""Supervised losses (losses.md section 3)."""
+"""Supervised losses."""
 
 from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
 

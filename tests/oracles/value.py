@@ -1,4 +1,4 @@
-"""Value losses (losses.md section 6)."""
+"""Value losses."""
 
 from .counts import Fields, live_tokens, row_weight, token_count
 

@@ -1,4 +1,4 @@
-"""The clipped value loss (losses.md section 6, V2)."""
+"""The clipped value loss."""
 
 from .counts import Fields, live_tokens, row_weight, token_count
 
