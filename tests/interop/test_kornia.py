@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.interop.released import alarming, broken, failed, library, named
+from tests.interop.released import broken, failed, library, named
 
 library("kornia.losses")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -20,8 +20,8 @@ def test_sound(name, config):
     assert failed(f"kornia.losses.{name}", config) == set()
 
 
-@alarming("total_variation", reason="reductions_agree: it refuses reduction='none' with an exception class of its own")
-def test_alarm(name, config):
+@named("total_variation")
+def test_sound_though_it_refuses_reductions_its_own_way(name, config):
     assert failed(f"kornia.losses.{name}", config) == set()
 
 

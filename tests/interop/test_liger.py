@@ -56,7 +56,6 @@ def test_a_sequence_without_trained_token_is_nan(loss):
     assert "finite_value" in failed(Preference, {"loss": loss})
 
 
-@pytest.mark.xfail(reason="device_agreement: torch.func inside the loss, which the simulated device cannot follow")
 @pytest.mark.parametrize(("loss", "config"), [(JSD, None), (Preference, {"loss": "CPO"})])
-def test_alarm(loss, config):
+def test_sound_with_torch_func_inside(loss, config):
     assert failed(loss, config) == set()

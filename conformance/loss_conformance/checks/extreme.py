@@ -55,9 +55,18 @@ def extreme_inputs(trial: Trial) -> None:
                     lost,
                     f"finite: float64 gives a loss of {number(exact.value)}",
                     changed=f"{slot.key} × {scale:g}{similarities(trial, case)}",
-                    # The ratio of a policy gradient is unbounded by nature; many sound losses leave its exponent alone.
-                    guessed=trial.facts.contract.family == "policy_gradient" or trial.foreign,
+                    guessed=_may_be_meant(trial),
                 )
+
+
+def _may_be_meant(trial: Trial) -> bool:
+    """Return whether overflow may lie in the nature of the loss.
+
+    The ratio of a policy gradient is unbounded, and many sound losses leave its exponent alone; of a foreign loss of no
+    known family nobody can tell what it is of.
+    """
+    family = trial.facts.contract.family
+    return family == "policy_gradient" or (trial.foreign and family is None)
 
 
 def _inaccurate(got: Evaluation, exact: Evaluation) -> str:
