@@ -136,7 +136,11 @@ class Engine:
 
     def warnings(self) -> tuple[str, ...]:
         """Return what a reader of a green run must know: how little of the loss its cases may have exercised."""
-        return exercise_warnings(self.bench)
+        try:
+            with contained(self._seconds):
+                return exercise_warnings(self.bench)
+        except (TimeLimit, ForeignExit, MemoryError) as stopped:
+            return (f"how much was exercised is not known: {stopped}",)
 
     def header(self) -> tuple[str, ...]:
         """Return what ran on what: loss, protocol, versions, profile, seed."""
