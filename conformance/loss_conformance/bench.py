@@ -24,7 +24,6 @@ from loss_conformance.facts.facts import Facts, gather
 from loss_conformance.facts.infer import infer
 from loss_conformance.facts.sources import contract_sources, declared_contract
 from loss_conformance.precision import computes_in_float64
-from loss_conformance.profile import PROFILES, Profile
 from loss_conformance.subject.handing_through import HandingThrough
 from loss_conformance.subject.interface import PROBE
 from loss_conformance.subject.reference import reference_subject
@@ -51,7 +50,6 @@ class Bench:
         self.pool: dict[str, list[Plan]] = {}
         self.device = "auto"
         self.baseline: Subject | None = None
-        self.profile = PROFILES["standard"]
         if example is None:
             self.routes = subject.protocol.routes(subject.loss, declared_contract(subject))
         else:
@@ -67,9 +65,9 @@ class Bench:
         if self.caller.fresh_each_time and untouched is not None:
             self.subject = self.caller.subject = replace(subject, loss=untouched)
 
-    def options(self, device: str, baseline: Subject | None, profile: Profile) -> None:
-        """Note what the run asked for: a device, a baseline, and how much time there is."""
-        self.device, self.baseline, self.profile = device, baseline, profile
+    def options(self, device: str, baseline: Subject | None) -> None:
+        """Note what the run asked for: a device and a baseline."""
+        self.device, self.baseline = device, baseline
 
     @cached_property
     def facts(self) -> Facts:

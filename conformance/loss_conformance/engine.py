@@ -94,7 +94,7 @@ class Engine:
             with contained(self._seconds):
                 bench = Bench(self.subject, self.seed, self.example() if self.example is not None else None)
                 bench.pool = self.pool
-                bench.options(device=self.device, baseline=self.baseline, profile=self.profile)
+                bench.options(device=self.device, baseline=self.baseline)
                 _ = bench.facts, bench.schemas
         except TimeLimit as limit:
             raise CannotFeed(f"its first call gave {limit}") from None

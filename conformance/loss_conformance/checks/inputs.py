@@ -8,7 +8,7 @@ import torch
 
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import Severity, check
-from loss_conformance.evaluation import Evaluation
+from loss_conformance.evaluation import gradients_differ
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["input_effect"]
@@ -46,10 +46,6 @@ def _matters(trial: Trial, slot: Slot) -> bool:
             # By another amount for each entry: many losses ignore a common shift or factor on purpose.
             step = 0.05 * (1.0 + torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape))
             got = trial.evaluate(case.with_tensors({slot.key: tensor - step}))
-            if bool(got.value != base.value) or _gradients_differ(got, base):
+            if bool(got.value != base.value) or gradients_differ(got, base):
                 return True
     return False
-
-
-def _gradients_differ(one: Evaluation, other: Evaluation) -> bool:
-    return any(not torch.equal(gradient, other.gradients[key]) for key, gradient in one.gradients.items())

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final
 
-import torch
-
 from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, gradients_differ
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["option_effect"]
@@ -75,7 +73,7 @@ class _Effect:
         """Note what changes between two values of the setting."""
         pairs = list(zip(got, wanted, strict=True))
         value_moves = any(bool(a.value != b.value) for a, b in pairs)
-        gradient_moves = any(_gradients_differ(a, b) for a, b in pairs)
+        gradient_moves = any(gradients_differ(a, b) for a, b in pairs)
         self.value_moves = bool(self.value_moves) or value_moves
         self.gradient_moves = self.gradient_moves or gradient_moves
         if value_moves or gradient_moves:
@@ -135,14 +133,8 @@ def _require_inert(trial: Trial) -> None:
         base = [e for _, e in trial.bench.cases_of(VARIED, 5)]
         for value in option.values:
             for got, wanted in zip(_answers(trial, {name: value}), base, strict=False):
-                if bool(got.value != wanted.value) or _gradients_differ(got, wanted):
+                if bool(got.value != wanted.value) or gradients_differ(got, wanted):
                     raise Broken(f"{name}={value!r}, declared inert, changes L", "no change at all")
-
-
-def _gradients_differ(one: Evaluation, other: Evaluation) -> bool:
-    pairs = {**one.gradients, **one.parameters}
-    others = {**other.gradients, **other.parameters}
-    return any(key in others and not torch.equal(pairs[key], others[key]) for key in pairs)
 
 
 def _settings(trial: Trial) -> dict[str, list[Any]]:

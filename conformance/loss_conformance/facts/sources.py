@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from loss_conformance.facts.facts import gather
 from loss_conformance.subject.subject import Subject
 from loss_conformance.subject.torch_losses import contract_of_torch_loss
 from loss_reference.contract import Contract
@@ -37,11 +36,4 @@ def contract_sources(subject: Subject) -> list[tuple[str, Contract]]:
 
 def declared_contract(subject: Subject) -> Contract:
     """Return the contract to find inputs with: every declared fact merged, nothing inferred."""
-    from loss_conformance.facts.facts import gather
-
     return gather(contract_sources(subject), {}).contract
-
-
-def parents_of(loss: Any) -> tuple[type, ...]:
-    """Return the classes a loss was made from, its own first."""
-    return type(loss).__mro__

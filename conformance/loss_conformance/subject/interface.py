@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
+
+import torch
 
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
@@ -53,7 +56,7 @@ class InterfaceProtocol(CallingProtocol):
         return loss.compute_loss(batch, outputs)
 
     def _watch(self, loss: Any, offered: tuple[Slot, ...]) -> tuple[Slot, ...]:
-        case = build(Schema(offered), PROBE).cast(_float32())
+        case = build(Schema(offered), PROBE).cast(torch.float32)
         tensors = {slot: case.tensor(slot) for slot in offered if slot.key in case.tensors}
         batch = WatchedMapping(BATCH, {slot.name: t for slot, t in tensors.items() if slot.place == BATCH})
         outputs = WatchedMapping(
@@ -99,8 +102,6 @@ def vocabulary_slots(contract: Contract) -> tuple[Slot, ...]:
 
 
 def _slots_read(offered: tuple[Slot, ...], batch: WatchedMapping, outputs: WatchedMapping) -> tuple[Slot, ...]:
-    from dataclasses import replace
-
     reads = {(BATCH, name): optional for name, optional in batch.reads.items()}
     reads |= {(MODEL_OUTPUTS, name): optional for name, optional in outputs.reads.items()}
     return tuple(
@@ -119,9 +120,3 @@ def unknown_field(unknown: UnknownFieldRead) -> str:
         f'      contract = Contract(fields={{"{unknown.field}": Field(role="values", shape="B S"'
         f"{', trainable=True' if unknown.place == MODEL_OUTPUTS else ''})}})"
     )
-
-
-def _float32() -> Any:
-    import torch
-
-    return torch.float32
