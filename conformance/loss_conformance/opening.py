@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from loss_conformance.engine import Engine
 from loss_conformance.subject.load import load_subject
 from loss_conformance.subject.locate import locate
+from loss_conformance.subject.reference import reference_subject
 from loss_conformance.subject.subject import Subject, TargetError
 
 if TYPE_CHECKING:
@@ -30,19 +31,19 @@ def open_engine(target: str, options: RunOptions) -> Engine:
         profile=options.profile,
         seed=options.seed,
         device=options.device,
-        baseline=_baseline(options),
+        baseline=_baseline(options, subject),
         example=_example(options),
     )
 
 
-def _baseline(options: RunOptions) -> Subject | None:
+def _baseline(options: RunOptions, subject: Subject) -> Subject | None:
     from loss_reference import registry
     from loss_reference.names import nearest_name
 
     if options.baseline is None:
         return None
     if options.baseline in registry.names():
-        return load_subject(registry.get(options.baseline))
+        return reference_subject(options.baseline, subject.settings)
     if options.baseline.isidentifier():
         hint = nearest_name(options.baseline, registry.names())
         known = ", ".join(registry.names())
