@@ -1,5 +1,7 @@
 """Reference implementations of training losses, short enough to read beside the equation."""
 
+from typing import TYPE_CHECKING, Any
+
 from loss_reference.composite.adaptive import AdaptiveLoss
 from loss_reference.composite.composed import ComposedLoss
 from loss_reference.composite.custom_dpo import CustomDPOLoss
@@ -14,6 +16,7 @@ from loss_reference.diagnostics.stability import LossStabilityMonitor, Stability
 from loss_reference.distillation.forward_kl import ForwardKLLoss
 from loss_reference.distillation.mixed_kl import MixedKLLoss
 from loss_reference.distillation.reverse_kl import ReverseKLLoss
+from loss_reference.families import import_families, registered_class
 from loss_reference.interface import LossFunction, ModelOutputs
 from loss_reference.policy_gradient.cispo import CISPOLoss
 from loss_reference.policy_gradient.gmpo import GMPOLoss
@@ -48,6 +51,15 @@ from loss_reference.settings import ConfigError, Setting
 from loss_reference.supervised.nll import NLLLoss
 from loss_reference.value.value_clipped import ValueClippedLoss
 from loss_reference.value.value_mse import ValueMSELoss
+
+import_families()
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # A loss that is registered but not listed below can be imported from here all the same.
+        return registered_class(name)
+
 
 __all__ = [
     "AOTLoss",

@@ -18,6 +18,7 @@ FAMILIES: Final = (
     "reward",
     "distillation",
     "contrastive",
+    "auxiliary",
     "composite",
 )
 LEVELS: Final = ("token", "sequence", "pair", "sample")
@@ -105,6 +106,8 @@ class Contract:
         family: the group of losses whose laws apply; one of ``FAMILIES``.
         baseline: registered name of the reference loss whose value and gradient it must equal.
         level: what one term of the mean is: ``"token"``, ``"sequence"``, ``"pair"`` or ``"sample"``.
+        group_size: how many neighbouring rows one term compares, such as K answers to one prompt; 2 where level is
+            ``"pair"`` and nothing is said.
         normalizer: ``"global"`` (divides by ``global_valid_*`` when given), ``"local"`` or ``"sum"``.
         length_normalized: repeating every token leaves the loss unchanged.
         lower_bound: no legal input gives less. ``-inf`` says that there is none.
@@ -127,6 +130,7 @@ class Contract:
     family: str | None = None
     baseline: str | None = None
     level: str | None = None
+    group_size: int | None = None
     normalizer: str | None = None
     length_normalized: bool | None = None
     lower_bound: float | None = None
@@ -164,6 +168,8 @@ class Contract:
         _require_known("Contract.normalizer", self.normalizer, NORMALIZERS)
         _require_known("Contract.empty", self.empty, EMPTY_POLICIES)
         _require_known("Contract.output", self.output, OUTPUTS)
+        if self.group_size is not None and (type(self.group_size) is not int or self.group_size < 1):
+            raise ContractError(f"group_size={self.group_size!r}; expected how many rows belong together, 1 or more")
         if self.lower_bound is not None and self.upper_bound is not None and self.lower_bound > self.upper_bound:
             raise ContractError(f"lower_bound={self.lower_bound} is above upper_bound={self.upper_bound}")
         for name, sign in self.direction.items():

@@ -1,0 +1,1 @@
+"""Auxiliary terms of a training objective, such as those of a router of experts."""
