@@ -54,7 +54,7 @@ class Bench:
             self.routes = subject.protocol.routes(subject.loss, declared_contract(subject))
         else:
             self._asked = HandingThrough(*example).asked(subject.loss, *example)
-            self.routes = (own_case(*example, self._asked, declared_contract(subject), paired=False).schema,)
+            self.routes = (own_case(*example, self._asked, declared_contract(subject), group=1).schema,)
         self._example = example
         self._sources = contract_sources(subject)
         # What calling the loss itself depends on is never inferred, so it is settled before anything is measured.
@@ -95,30 +95,31 @@ class Bench:
     @cached_property
     def coupling(self) -> Coupling:
         """How the rows hang together, measured."""
-        if self._example is not None:
+        if self._example is not None or (gather(self._sources, {}).contract.group_size or 1) > 2:
             return Coupling.UNKNOWN
         return measure_coupling(self.routes[0], self.caller.evaluate)
 
     @cached_property
     def schemas(self) -> tuple[Schema, ...]:
-        """The routes, with rows paired when a term compares two of them."""
-        pairs_of_rows = any(slot.place != "argument" for slot in self.routes[0].slots)
-        paired = self.facts.contract.level == "pair" and pairs_of_rows and "N" not in self.routes[0].letters
-        return tuple(replace(route, paired=route.paired or paired) for route in self.routes)
+        """The routes, with rows in groups where a term compares some of them."""
+        contract = self.facts.contract
+        of_rows = any(slot.place != "argument" for slot in self.routes[0].slots) and "N" not in self.routes[0].letters
+        group = contract.group_size or (2 if contract.level == "pair" else 1)
+        return tuple(replace(route, group=max(route.group, group if of_rows else 1)) for route in self.routes)
 
     @cached_property
     def own(self) -> Case | None:
         """The user's own batch in the working precision, or ``None`` when cases are drawn."""
         if self._example is None:
             return None
-        case = own_case(*self._example, self._asked, self.facts.contract, self.schemas[0].paired)
+        case = own_case(*self._example, self._asked, self.facts.contract, self.schemas[0].group)
         return case.cast(self.dtype)
 
     @cached_property
     def dtype(self) -> torch.dtype:
         """The precision laws are tried in: float64, or float32 when the loss takes nothing wider."""
         if self._example is not None:
-            probe = own_case(*self._example, self._asked, self.facts.contract, self.schemas[0].paired)
+            probe = own_case(*self._example, self._asked, self.facts.contract, self.schemas[0].group)
             if sum(t.numel() for t in probe.tensors.values()) > LARGEST_WIDENED:
                 return torch.float32
         else:

@@ -96,7 +96,9 @@ def value_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss and its gradient with respect to ``outputs[field]``."""
     function = registry.create(loss) if isinstance(loss, str) else loss
-    leaves = ModelOutputs({name: x.detach().clone().requires_grad_() for name, x in outputs.items()})
+    leaves = ModelOutputs(
+        {name: x.detach().clone().requires_grad_(x.is_floating_point()) for name, x in outputs.items()}
+    )
     value = function.compute_loss(batch, leaves)
     assert isinstance(value, Tensor)
     (gradient,) = torch.autograd.grad(value, leaves[field])

@@ -47,7 +47,8 @@ def test_frozen() -> None:
 
 
 FAMILIES = (
-    "'supervised', 'preference', 'policy_gradient', 'value', 'reward', 'distillation', 'contrastive', 'composite'"
+    "'supervised', 'preference', 'policy_gradient', 'value', 'reward', 'distillation', 'contrastive', 'auxiliary', "
+    "'composite'"
 )
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (

@@ -23,17 +23,17 @@ def build(schema: Schema, plan: Plan) -> Case:
     """Return the case a plan describes, for a loss with this schema."""
     generator = torch.Generator().manual_seed(plan.seed)
     groups = max(plan.rows, 2) if any(slot.role == "pairs" for slot in schema.slots) else plan.rows
-    rows = groups * 2 if schema.paired else groups
+    rows = groups * schema.group
     tokens = rows + plan.seed % 2 if plan.situation == "square" else plan.tokens
     tokens = max(tokens, 2)
     trained = token_mask(plan.mask, rows, tokens, generator)
     weights = row_weights(plan.samples, groups, generator)
-    weights = weights.repeat_interleave(2) if schema.paired else weights
+    weights = weights.repeat_interleave(schema.group)
     if not ({"batch.sample_mask", "rows_mask"} & schema.kinds()):
         # Labels can take a row out by being ignored, but not weigh it.
         ignorable = any(slot.ignore is not None and slot.token_axis is None for slot in schema.slots)
         weights = (weights != 0).to(weights) if ignorable else torch.ones_like(weights)
-    world = World(plan, rows, tokens, trained, weights, generator, schema.paired)
+    world = World(plan, rows, tokens, trained, weights, generator, schema.group)
     tensors: dict[str, Tensor] = {}
     for slot in schema.slots:
         if slot.optional and not plan.counts and _dispensable(slot):

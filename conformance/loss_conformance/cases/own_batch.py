@@ -27,7 +27,7 @@ class OwnBatchError(ValueError):
 
 
 def own_case(
-    batch: Mapping[str, Any], model_outputs: Mapping[str, Any], asked: set[str], contract: Contract, paired: bool
+    batch: Mapping[str, Any], model_outputs: Mapping[str, Any], asked: set[str], contract: Contract, group: int
 ) -> Case:
     """Return the case made of a batch of the user's own, as far as the loss asked for it.
 
@@ -50,9 +50,8 @@ def own_case(
     trained = torch.ones(rows, tokens, dtype=torch.bool) if mask is None else mask.detach().cpu() != 0
     trained = trained.clone()
     trained[:, 0] = False
-    if paired:
-        weights = weights.reshape(-1, 2).amin(1).repeat_interleave(2)
-    return Case(Schema(slots, paired), tensors, trained, weights)
+    weights = weights.reshape(-1, group).amin(1).repeat_interleave(group)
+    return Case(Schema(slots, group), tensors, trained, weights)
 
 
 def _rows_and_tokens(named: Mapping[tuple[str, str], Tensor]) -> tuple[int, int]:

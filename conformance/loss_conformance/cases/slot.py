@@ -92,11 +92,16 @@ class Schema:
 
     Attributes:
         slots: the inputs, in the order they are read or passed.
-        paired: rows come in interleaved (chosen, rejected) pairs.
+        group: how many neighbouring rows one term compares; 2 for interleaved (chosen, rejected) pairs.
     """
 
     slots: tuple[Slot, ...]
-    paired: bool = False
+    group: int = 1
+
+    @property
+    def paired(self) -> bool:
+        """Whether rows come in interleaved (chosen, rejected) pairs."""
+        return self.group == 2
 
     def __contains__(self, name: object) -> bool:
         return any(slot.name == name or slot.key == name for slot in self.slots)

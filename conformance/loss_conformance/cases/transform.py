@@ -24,7 +24,7 @@ __all__ = [
 
 def group_size(case: Case) -> int:
     """Return how many neighbouring rows belong together: 2 for pairs."""
-    return 2 if case.schema.paired else 1
+    return case.schema.group
 
 
 def scramble(case: Case, slot: Slot, fill: float | None, where: Tensor | None = None) -> Case:

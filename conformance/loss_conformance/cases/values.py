@@ -39,7 +39,7 @@ class World:
     trained: Tensor
     weights: Tensor
     generator: torch.Generator
-    paired: bool = False
+    group: int = 1
     grids: dict[str, Tensor] = field(default_factory=dict)
 
     def normal(self, *shape: int) -> Tensor:
@@ -135,7 +135,7 @@ class World:
     def given_rewards(self) -> Tensor:
         """[B] rewards of a judge; in a pair the chosen row has the higher one, as in every preference data set."""
         scores = self.row_scores()
-        return scores.reshape(-1, 2).sort(dim=1, descending=True).values.flatten() if self.paired else scores
+        return scores.reshape(-1, 2).sort(dim=1, descending=True).values.flatten() if self.group == 2 else scores
 
     def embeddings(self) -> Tensor:
         """[B, D] embeddings; identical rows for ties."""

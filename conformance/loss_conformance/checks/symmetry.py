@@ -73,7 +73,7 @@ def row_independence(trial: Trial) -> None:
             raise Broken(
                 f"the gradient of the other rows moves by {number(worst)}",
                 "no change",
-                changed=f"everything in the last row{' pair' if size == 2 else ''}",
+                changed=f"everything in the last row{'' if size == 1 else ' pair' if size == 2 else f' group of {size}'}",
                 tolerance=tolerance,
                 declare="Contract(coupled=True)",
                 guessed=not trial.facts.promised("coupled"),

@@ -22,8 +22,8 @@ from loss_reference.vocabulary import BATCH_FIELDS, MODEL_OUTPUT_FIELDS
 
 __all__ = ["InterfaceProtocol", "MappingsProtocol", "unknown_field", "vocabulary_slots"]
 
-PROBE = Plan("typical", "typical", 4, 5, 6, 2, 3, 3, "ragged", "ones", True, 1)
-"""The case a loss is watched on: even rows, sizes that all differ, every field there is."""
+PROBE = Plan("typical", "typical", 12, 5, 6, 2, 3, 3, "ragged", "ones", True, 1)
+"""The case a loss is watched on: rows that make whole pairs and groups, sizes that all differ, every field there is."""
 
 
 class InterfaceProtocol(CallingProtocol):

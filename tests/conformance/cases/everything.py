@@ -22,7 +22,7 @@ def pool() -> dict[str, list[Plan]]:
 @cache
 def case(situation: str, turn: int, paired: bool) -> Case:
     """One plan of the situation built with every field of the vocabulary, none of them optional."""
-    return build(Schema(SLOTS, paired), pool()[situation][turn])
+    return build(Schema(SLOTS, 1 + paired), pool()[situation][turn])
 
 
 def cases(situation: str, paired: bool = False, count: int = 12) -> tuple[Case, ...]:

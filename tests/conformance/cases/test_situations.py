@@ -80,7 +80,7 @@ def test_one_token() -> None:
 
 @pytest.mark.parametrize(("paired", "rows"), [(False, 1), (True, 2)])
 def test_one_row_is_one_row_or_one_pair(paired: bool, rows: int) -> None:
-    without_indices = Schema(tuple(s for s in SLOTS if s.role != "pairs"), paired)
+    without_indices = Schema(tuple(s for s in SLOTS if s.role != "pairs"), 1 + paired)
     assert {len(build(without_indices, plan).rows) for plan in pool()["one_row"]} == {rows}
 
 

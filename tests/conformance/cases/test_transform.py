@@ -154,4 +154,4 @@ def test_append_masked_rows_adds_a_group_without_weight(paired: bool) -> None:
 def test_group_size() -> None:
     plain = Case(Schema(()), {}, torch.zeros(2, 2, dtype=torch.bool), torch.ones(2))
     assert group_size(plain) == 1
-    assert group_size(Case(Schema((), paired=True), {}, plain.trained, plain.rows)) == 2
+    assert group_size(Case(Schema((), group=2), {}, plain.trained, plain.rows)) == 2

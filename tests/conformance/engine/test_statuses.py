@@ -177,7 +177,7 @@ def test_the_users_object_is_left_alone() -> None:
 
     loss = Scaled()
     quick_engine(loss).report()
-    assert (loss.scale.dtype, float(loss.scale), loss.scale.grad) == (torch.float32, 1.5, None)
+    assert (loss.scale.dtype, loss.scale.item(), loss.scale.grad) == (torch.float32, 1.5, None)
 
 
 def test_a_check_that_fails_itself_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def test_inputs_are_found(loss, config, expected):
     assert subject.protocol.foreign
     assert shapes(schema) == expected
     if loss in (DPO, RewardModel):
-        schema = type(schema)(schema.slots, paired=True)
+        schema = type(schema)(schema.slots, group=2)
     assert_fed(subject, schema, WITHOUT_ONE_ROW)
 
 
