@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from loss_reference.interface import Batch, Outputs
 from loss_reference.reduction import keep_active, token_weights
+from loss_reference.sampled_logprob import sampled_logprob
 from loss_reference.shapes import is_readable, require_shape
 
 __all__ = ["next_token_logprobs", "require_inside_vocabulary", "token_constant", "trained_logprobs"]
@@ -36,8 +37,8 @@ def next_token_logprobs(batch: Batch, model_outputs: Outputs, weights: Tensor, c
     """Return lp[b, t] = log pi(input_ids[b, t+1] | input_ids[b, :t+1]) as [B, S-1], 0 where ``weights`` are 0.
 
     Takes ``model_outputs["next_token_logprobs"]`` when it is there, otherwise computes it from ``logits`` [B, S, V] and
-    ``input_ids`` [B, S]: lp = log softmax(logits)[y]. Receives gradient. With ``chunk_size`` the softmax is taken over
-    so many positions at a time and taken again in the backward pass: the same numbers in less memory.
+    ``input_ids`` [B, S]: lp = log softmax(logits)[y], the softmax taken over ``chunk_size`` positions at a time (see
+    ``sampled_logprob``). Receives gradient.
 
     Raises:
         KeyError: neither ``next_token_logprobs`` nor ``logits`` is given.
@@ -55,12 +56,9 @@ def next_token_logprobs(batch: Batch, model_outputs: Outputs, weights: Tensor, c
     require_shape("input_ids", input_ids, (rows, positions + 1))
     targets = torch.where(weights != 0, input_ids[:, 1:], 0).long()
     require_inside_vocabulary("input_ids", targets, logits.shape[-1])
-    inputs = (logits[:, :-1], targets, weights)
-    if chunk_size is None:
-        return _gathered(*inputs)
-    chunks = zip(*(torch.split(x, chunk_size, dim=1) for x in inputs), strict=True)
-    parts = [checkpoint(_gathered, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-    return torch.cat(parts, dim=1)
+    # The last position predicts nothing; leaving it out of the logits would copy them.
+    targets, active = F.pad(targets, (0, 1)), F.pad(weights != 0, (0, 1))
+    return sampled_logprob(logits, targets, active, chunk_size)[:, :-1]
 
 
 def token_constant(batch: Batch, name: str, weights: Tensor) -> Tensor:
@@ -87,8 +85,3 @@ def require_inside_vocabulary(name: str, token_ids: Tensor, vocabulary: int) -> 
     if lowest < 0 or highest >= vocabulary:
         wrong = lowest if lowest < 0 else highest
         raise ValueError(f"{name} holds token id {wrong}, outside the vocabulary of {vocabulary} logits")
-
-
-def _gathered(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    log_pi = keep_active(logits, weights).log_softmax(dim=-1)
-    return keep_active(log_pi.gather(-1, targets.unsqueeze(-1)).squeeze(-1), weights)

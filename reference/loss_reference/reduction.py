@@ -17,6 +17,7 @@ from loss_reference.shapes import require_shape
 
 __all__ = [
     "AGGREGATIONS",
+    "accumulation_dtype",
     "aggregate_tokens",
     "global_count",
     "keep_active",
@@ -37,9 +38,9 @@ def row_weights(batch: Batch, like: Tensor) -> Tensor:
     """
     sample_mask = batch.get("sample_mask")
     if sample_mask is None:
-        return torch.ones(like.shape[0], dtype=_accumulation_dtype(like), device=like.device)
+        return torch.ones(like.shape[0], dtype=accumulation_dtype(like), device=like.device)
     require_shape("sample_mask", sample_mask, (like.shape[0],), "one entry per row")
-    return sample_mask.detach().to(_accumulation_dtype(like))
+    return sample_mask.detach().to(accumulation_dtype(like))
 
 
 def token_weights(batch: Batch, like: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def token_weights(batch: Batch, like: Tensor) -> Tensor:
     """
     token_mask = batch["token_mask"].detach()
     require_shape("token_mask", token_mask, (like.shape[0], like.shape[1] + 1), "one entry per token")
-    return token_mask[:, 1:].to(_accumulation_dtype(like)) * row_weights(batch, like).unsqueeze(1)
+    return token_mask[:, 1:].to(accumulation_dtype(like)) * row_weights(batch, like).unsqueeze(1)
 
 
 def keep_active(x: Tensor, weights: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def keep_active(x: Tensor, weights: Tensor) -> Tensor:
     ``weights`` may lack trailing axes of ``x``. Half precision is widened to float32.
     """
     active = (weights != 0).reshape(weights.shape + (1,) * (x.dim() - weights.dim()))
-    return torch.where(active, x, x.new_zeros(())).to(_accumulation_dtype(x))
+    return torch.where(active, x, x.new_zeros(())).to(accumulation_dtype(x))
 
 
 def global_count(batch: Batch, name: str) -> Tensor | None:
@@ -122,6 +123,7 @@ def aggregate_tokens(
     raise ValueError(f"aggregation={aggregation!r}, max_length={max_length!r}; expected one of {AGGREGATIONS}")
 
 
-def _accumulation_dtype(x: Tensor) -> torch.dtype:
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype sums over ``x`` are taken in: its own, and float32 where that is narrower."""
     # Sums over tokens in half precision lose whole terms; everything narrower than float32 is accumulated there.
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
