@@ -49,6 +49,7 @@ class Bench:
         self._cases: dict[tuple[Plan, int], Case] = {}
         self.pool: dict[str, list[Plan]] = {}
         self.device = "auto"
+        self.profile = "standard"
         self.baseline: Subject | None = None
         if example is None:
             self.routes = subject.protocol.routes(subject.loss, declared_contract(subject))
@@ -65,9 +66,9 @@ class Bench:
         if self.caller.fresh_each_time and untouched is not None:
             self.subject = self.caller.subject = replace(subject, loss=untouched)
 
-    def options(self, device: str, baseline: Subject | None) -> None:
-        """Note what the run asked for: a device and a baseline."""
-        self.device, self.baseline = device, baseline
+    def options(self, device: str, baseline: Subject | None, profile: str) -> None:
+        """Note what the run asked for: a device, a baseline and a profile."""
+        self.device, self.baseline, self.profile = device, baseline, profile
 
     @cached_property
     def facts(self) -> Facts:

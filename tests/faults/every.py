@@ -8,6 +8,7 @@ from tests.faults import (
     aggregation,
     axes,
     bounds,
+    costs,
     direction,
     empty,
     finite,
@@ -38,6 +39,7 @@ MODULES: Final = (
     direction,
     options,
     metrics,
+    costs,
     stability,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

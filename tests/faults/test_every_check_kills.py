@@ -54,7 +54,11 @@ KILLS = {
     "baseline_value": "B203",
     "baseline_gradient": "X83",
     "device_agreement": "X49",
+    "compiled_agreement": "X322",
+    "one_graph": "X323",
     "metrics_detached": "B182",
+    "graph_released": "X320",
+    "linear_memory": "X321",
 }
 
 

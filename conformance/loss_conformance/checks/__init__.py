@@ -28,7 +28,9 @@ IN_ORDER: Final = (
     "training",
     "baseline",
     "device_parity",
+    "compilation",
     "metrics",
+    "memory",
 )
 """The files of this folder in which laws are registered; a law comes after what it requires."""
 

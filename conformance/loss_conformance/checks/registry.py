@@ -71,6 +71,7 @@ class Check:
         applies: given a trial, why the law does not apply, or ``None`` when it does.
         requires: checks that must hold first; when one fails this one is blocked.
         own_batch: it only transforms a batch, so it can be tried on one of the user's own.
+        most_cases: cases per situation it is tried on at most, 0 for as many as the profile has: for expensive laws.
         law: the function; returns when the law holds, raises ``Broken`` when not.
     """
 
@@ -87,6 +88,7 @@ class Check:
     applies: Callable[[Trial], str | None]
     requires: tuple[str, ...]
     own_batch: bool
+    most_cases: int
     law: Callable[[Trial], None]
 
     def belongs_to(self, profile: str) -> bool:
@@ -111,6 +113,7 @@ def check(
     applies: Callable[[Trial], str | None] = lambda trial: None,
     requires: tuple[str, ...] = ("scalar_output",),
     own_batch: bool = False,
+    most_cases: int = 0,
     name: str = "",
 ) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
     """Register the decorated law as a check named like the function.
@@ -125,7 +128,21 @@ def check(
         law.__doc__ = f"{statement}\n\nWhy: {why}\nFix: {fix}"
         needed = tuple(required for required in requires if required != own_name)
         _checks[own_name] = Check(
-            own_name, group, statement, over, severity, cost, why, cause, fix, seen_in, applies, needed, own_batch, law
+            name=own_name,
+            group=group,
+            statement=statement,
+            over=over,
+            severity=severity,
+            cost=cost,
+            why=why,
+            cause=cause,
+            fix=fix,
+            seen_in=seen_in,
+            applies=applies,
+            requires=needed,
+            own_batch=own_batch,
+            most_cases=most_cases,
+            law=law,
         )
         return law
 
