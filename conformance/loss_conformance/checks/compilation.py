@@ -50,7 +50,7 @@ def compiled_agreement(trial: Trial) -> None:
     fix="Keep values in tensors: torch.where instead of if, clamp instead of an early return.",
     seen_in="volcengine/verl#1030",
     applies=unless("stochastic"),
-    requires=("compiled_agreement",),
+    requires=("scalar_output", "compiled_agreement"),
     own_batch=True,
     most_cases=1,
 )
