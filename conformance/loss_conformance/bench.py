@@ -13,6 +13,7 @@ from torch import Tensor
 from loss_conformance.caller import Caller
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.off_ties import off_ties
 from loss_conformance.cases.own_batch import LARGEST_WIDENED, own_case
 from loss_conformance.cases.plan import ORDINARY, Plan
 from loss_conformance.cases.slot import Schema
@@ -106,7 +107,12 @@ class Bench:
         contract = self.facts.contract
         of_rows = any(slot.place != "argument" for slot in self.routes[0].slots) and "N" not in self.routes[0].letters
         group = contract.group_size or (2 if contract.level == "pair" else 1)
-        return tuple(replace(route, group=max(route.group, group if of_rows else 1)) for route in self.routes)
+        ordered, halves = contract.level == "pair", of_rows and self.coupling is Coupling.HALVES
+        groups = (max(route.group, group if of_rows else 1) for route in self.routes)
+        return tuple(
+            replace(route, group=size, ordered=ordered, halves=halves)
+            for route, size in zip(self.routes, groups, strict=True)
+        )
 
     @cached_property
     def own(self) -> Case | None:
@@ -140,7 +146,7 @@ class Bench:
         if self.dtype is torch.float32:
             return torch.finfo(torch.float32).eps
         follows = not self.facts.contract.surrogate_gradient
-        probe = self.case(PROBE, 0) if self.own is None else self.own
+        probe = off_ties(self.case(PROBE, 0) if self.own is None else self.own)
         wide = computes_in_float64(probe, self.caller.evaluate, follows_gradient=follows)
         return torch.finfo(torch.float64 if wide else torch.float32).eps
 

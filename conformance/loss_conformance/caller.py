@@ -81,6 +81,7 @@ class Caller:
     def call(self, case: Case) -> Tensor:
         """Call the loss on the very tensors of ``case``, nothing cloned, and run its backward; return the value."""
         loss = self._in_precision(self.subject.loss, _precision(case))
+        loss = copy_of(loss) if self.fresh_each_time else loss
         try:
             value, _ = result_of(self.subject.protocol.call(loss, case))
         except Exception as error:

@@ -157,7 +157,7 @@ def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: 
     """Return the schema without the ignored label where the loss has an attribute of that name but refuses the label."""
     if not any(slot.ignore is not None for slot in schema.slots):
         return schema
-    plain = Schema(tuple(replace(slot, ignore=None) for slot in schema.slots), schema.group)
+    plain = replace(schema, slots=tuple(replace(slot, ignore=None) for slot in schema.slots))
     ignoring = probe(call, loss, schema, _SOME_IGNORED)
     return plain if ignoring.fit is Fit.RAISED and probe(call, loss, plain).fit is Fit.GOOD else schema
 
@@ -173,4 +173,4 @@ def _shifted(schema: Schema, outcome: Probe) -> Schema:
     trained = outcome.case.trained
     if not bool((reached[:, :-1] == trained[:, 1:]).all()) or bool(reached[:, -1].any()):
         return schema
-    return Schema(tuple(replace(slot, shift=1) if slot == logits else slot for slot in schema.slots), schema.group)
+    return replace(schema, slots=tuple(replace(slot, shift=1) if slot == logits else slot for slot in schema.slots))

@@ -44,7 +44,7 @@ class PRMTokenCELoss(LossFunction):
         normalizer="global",
         length_normalized=True,
         lower_bound=0.0,
-        fields={"step_labels": Field("labels", "B S")},
+        fields={"logits": Field("logits", "B S V", speaks_of="itself"), "step_labels": Field("labels", "B S")},
     )
     strict_config = True
 

@@ -130,7 +130,7 @@ class PlackettLuceRMLoss(RankingLoss):
     Source: the likelihood of a ranking under the Plackett-Luce model.
     """
 
-    contract = refine(RANKING, options={"group_size": Option(values=(2,), reduces_to={2: "bradley_terry"})})
+    contract = refine(RANKING, options={"group_size": Option(values=(2,))})
     strict_config = True
 
     def terms(self, r: Tensor, true: Tensor, /) -> Tensor:

@@ -48,7 +48,7 @@ class MTPCELoss(LossFunction):
         normalizer="global",
         length_normalized=False,
         lower_bound=0.0,
-        fields={"mtp_logits": Field("logits", "B S H V", trainable=True)},
+        fields={"mtp_logits": Field("logits", "B S H V", trainable=True, speaks_of="later")},
     )
     head_weights = Setting[Sequence[float] | None](None, check=False)
 

@@ -1,5 +1,6 @@
 """Losses whose terms compare K neighbouring rows: the cases come in whole groups, and the laws move groups."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -8,7 +9,7 @@ from loss_conformance.verdict import Status
 from loss_reference import Contract, LossFunction
 from loss_reference.groups import group_weights, mean_of_groups, split_groups
 from loss_reference.interface import Batch, Outputs
-from loss_reference.logprobs import trained_logprobs
+from loss_reference.logprobs import token_constant, trained_logprobs
 from loss_reference.reduction import keep_active, row_weights
 
 TRIPLES = Contract(family="preference", group_size=3, normalizer="global", lower_bound=0.0, length_normalized=False)
@@ -42,6 +43,28 @@ class Undeclared(Triples):
     contract = Contract()
 
 
+class InHalves(LossFunction):
+    """softplus of the difference of log-ratios, all chosen rows first."""
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        lp, m = trained_logprobs(batch, model_outputs)
+        h = (lp - token_constant(batch, "reference_policy_logprobs", m)).sum(dim=1)
+        w = torch.minimum(*row_weights(batch, lp).chunk(2))
+        chosen, rejected = keep_active(torch.stack(h.chunk(2), dim=1), w).unbind(dim=1)
+        return (w * F.softplus(rejected - chosen)).sum() / w.sum().clamp(min=1)
+
+
+class InHalvesUnmasked(InHalves):
+    """The mistake: a padded answer counts through its prompt."""
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        lp = model_outputs["next_token_logprobs"]
+        h = (lp - batch["reference_policy_logprobs"][:, 1:]).sum(dim=1) + 0 * batch["token_mask"].sum()
+        w = torch.minimum(*row_weights(batch, lp).chunk(2))
+        chosen, rejected = h.chunk(2)
+        return (w * F.softplus(rejected - chosen)).sum() / w.sum().clamp(min=1)
+
+
 def failed(loss: type) -> set[str]:
     return {v.check for v in check_loss(loss, profile="quick", seed=0).having(Status.FAILED)}
 
@@ -60,3 +83,21 @@ def test_a_group_that_looks_at_the_next_one_fails() -> None:
 
 def test_without_a_declaration_nothing_is_accused() -> None:
     assert failed(Undeclared) == set()
+
+
+def test_pairs_laid_out_as_halves_are_measured_and_fed_so() -> None:
+    report = check_loss(InHalves, profile="quick", seed=0)
+    assert not report.having(Status.FAILED)
+    assert any("i + B/2" in fact for fact in report.facts)
+    passed = {v.check for v in report.having(Status.PASSED)}
+    assert {"absent_rows", "batch_permutation", "row_independence", "wanted_direction"} <= passed
+
+
+def test_mistakes_in_halves_are_seen() -> None:
+    assert "mask_value" in failed(InHalvesUnmasked)
+
+
+def test_the_layout_of_a_reference_loss_is_an_option_with_an_effect() -> None:
+    report = check_loss("loss_reference.DPOLoss", config={"pair_layout": "halves"}, profile="quick", seed=0)
+    assert not report.having(Status.FAILED)
+    assert not report.having(Status.ADVICE)
