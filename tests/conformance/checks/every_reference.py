@@ -5,6 +5,8 @@ from loss_reference import registry
 CONFIGS = {
     "ComposedLoss": {"loss_functions": [{"type": "dpo"}, {"type": "nll", "weight": 0.5}]},
     "DynamicWeightLoss": {"loss_functions": [{"type": "dpo"}, {"type": "nll"}], "base_weights": [1.0, 0.5]},
+    "DWALoss": {"losses": [{"type": "dpo"}, {"type": "nll"}]},
+    "UncertaintyWeightingLoss": {"losses": [{"type": "dpo"}, {"type": "nll"}]},
     "MultiObjectiveLoss": {"objectives": ["dpo", "sft"], "weights": [1.0, 0.5]},
     "DrGRPOLoss": {"max_length": 16},
 }
