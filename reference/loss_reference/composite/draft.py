@@ -16,7 +16,7 @@ from loss_reference.distillation.soft_ce import soft_ce
 from loss_reference.interface import Batch, LossFunction, LossResult, Outputs
 from loss_reference.reduction import global_count, keep_active, mean_of_terms, token_weights
 from loss_reference.registry import register
-from loss_reference.settings import ConfigError, Setting
+from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 
 __all__ = ["DraftLoss"]
@@ -61,8 +61,6 @@ class DraftLoss(LossFunction):
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if not isinstance(self.ahead, int):
-            raise ConfigError(f"{type(self).__name__}: ahead={self.ahead!r}; expected a whole number")
         self.policy_loss = create_part(type(self).__name__, "policy", self.policy)
         policy = contract_of(self.policy_loss)
         facts = promises_of_sum([(1.0, policy), (self.draft_weight, DISTILLATION)])

@@ -13,7 +13,6 @@ from loss_reference.contract import Contract, Field, Option
 from loss_reference.distillation.chunks import Chunks, chunk_mean
 from loss_reference.distillation.divergence import TEMPERATURE
 from loss_reference.distillation.kl import forward_kl
-from loss_reference.distillation.topk import require_whole
 from loss_reference.distillation.vocabularies import Matching
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import global_count, keep_active, mean_of_terms
@@ -83,7 +82,6 @@ class CrossTokenizerLoss(LossFunction):
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        require_whole(self, "k")
         M = self.projection
         if M is not None and not _is_projection(M):
             shown = f"a tensor {tuple(M.shape)}" if isinstance(M, Tensor) else repr(M)

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from loss_reference.distillation.teacher import teacher_logits, teacher_topk
 from loss_reference.interface import Batch, Outputs
+from loss_reference.reduction import token_weights
+from loss_reference.shapes import require_shape
 from loss_reference.supervised.next_token import trained_logits
 
-__all__ = ["KL_TYPES", "forward_kl", "kl_of_type", "mixed_kl", "reverse_kl", "teacher_and_student"]
+__all__ = ["KL_TYPES", "forward_kl", "kl_of_type", "mixed_kl", "reverse_kl", "teacher_and_student", "whole_scores"]
 
 KL_TYPES: Final = ("forward", "reverse", "mixed")
 
@@ -60,6 +62,20 @@ def teacher_and_student(
     else:
         raise KeyError("batch needs 'teacher_logits', or 'teacher_topk_logits' and 'teacher_topk_indices'")
     return (z_p / temperature).log_softmax(dim=-1), (z_q / temperature).log_softmax(dim=-1), m
+
+
+def whole_scores(batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (student's logits, teacher's logits, m): [B, S, V] twice, as they came, and the weights [B, S-1].
+
+    Position t predicts token t+1, the last predicts nothing; leaving it out here would copy the rest.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    z_q, z_p = model_outputs["logits"], batch["teacher_logits"]
+    require_shape("logits", z_q, (*batch["token_mask"].shape, "V"), "V scores per entry of token_mask")
+    require_shape("teacher_logits", z_p, tuple(z_q.shape), "that of logits")
+    return z_q, z_p, token_weights(batch, z_q[:, :-1, 0])
 
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:

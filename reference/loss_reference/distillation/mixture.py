@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loss_reference.contract import Option
-from loss_reference.distillation.divergence import TEMPERATURE, DivergenceLoss
+from loss_reference.distillation.divergence import DivergenceLoss
 from loss_reference.distillation.kl import forward_kl, reverse_kl
 from loss_reference.registry import register
 from loss_reference.settings import Setting
@@ -83,7 +83,7 @@ class GeneralizedJSDLoss(DivergenceLoss):
     contract = refine(
         DivergenceLoss.contract,
         options={
-            "temperature": TEMPERATURE,
+            **DivergenceLoss.contract.options,
             "beta": Option(values=(0.0, 0.1, 0.5, 1.0), reduces_to={0.0: "forward_kl", 1.0: "reverse_kl"}),
         },
     )
@@ -130,7 +130,7 @@ class SkewForwardKLLoss(SkewLoss):
 
     contract = refine(
         DivergenceLoss.contract,
-        options={"temperature": TEMPERATURE, "skew": Option(values=SKEWS, reduces_to={0.0: "forward_kl"})},
+        options={**DivergenceLoss.contract.options, "skew": Option(values=SKEWS, reduces_to={0.0: "forward_kl"})},
     )
     strict_config = True
 
@@ -153,7 +153,7 @@ class SkewReverseKLLoss(SkewLoss):
 
     contract = refine(
         DivergenceLoss.contract,
-        options={"temperature": TEMPERATURE, "skew": Option(values=SKEWS, reduces_to={0.0: "reverse_kl"})},
+        options={**DivergenceLoss.contract.options, "skew": Option(values=SKEWS, reduces_to={0.0: "reverse_kl"})},
     )
     strict_config = True
 

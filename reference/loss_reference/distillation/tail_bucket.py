@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,7 +9,6 @@ from loss_reference.contract import Option
 from loss_reference.distillation.divergence import TEMPERATURE, DivergenceLoss
 from loss_reference.distillation.kl import forward_kl, reverse_kl
 from loss_reference.distillation.teacher import teacher_logits
-from loss_reference.distillation.topk import require_whole
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import global_count, mean_of_terms
 from loss_reference.registry import register
@@ -71,10 +67,6 @@ class TailBucketLoss(LossFunction):
     temperature = Setting(1.0, above=0.0)
     k = Setting(64, least=1)
     kl_type = Setting("forward", choices=("forward", "reverse"))
-
-    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        super().__init__(config)
-        require_whole(self, "k")
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -15,11 +14,11 @@ from loss_reference.distillation.teacher import topk_support
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import global_count, mean_of_terms
 from loss_reference.registry import register
-from loss_reference.settings import ConfigError, Setting
+from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["LOGPROB_OUTSIDE_TOPK", "TopKRenormLoss", "ZeroOutsideTopKLoss", "require_whole"]
+__all__ = ["LOGPROB_OUTSIDE_TOPK", "TopKRenormLoss", "ZeroOutsideTopKLoss"]
 
 LOGPROB_OUTSIDE_TOPK: Final = -100.0
 """Log-probability of a token outside the top K under a teacher that is to be 0 there, as in NeMo RL: e^-100 = 4e-44."""
@@ -35,17 +34,6 @@ TOPK: Final = refine(
 )
 
 
-def require_whole(loss: object, key: str) -> None:
-    """Refuse a setting of ``loss`` that counts something and has a fraction.
-
-    Raises:
-        ConfigError: quotes the loss, the key and the value.
-    """
-    value = getattr(loss, key)
-    if not isinstance(value, int):
-        raise ConfigError(f"{type(loss).__name__}: {key}={value!r}; expected a whole number")
-
-
 class TopKLoss(LossFunction):
     """A divergence that looks at the teacher's K likeliest tokens. See ``TopKRenormLoss`` for config and errors."""
 
@@ -54,10 +42,6 @@ class TopKLoss(LossFunction):
     k = Setting(64, least=1)
     kl_type = Setting("forward", choices=KL_TYPES)
     mixed_kl_weight = Setting(0.5, least=0.0, most=1.0)
-
-    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        super().__init__(config)
-        require_whole(self, "k")
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)
