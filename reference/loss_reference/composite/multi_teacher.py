@@ -27,7 +27,7 @@ AGGREGATIONS: Final = ("sum", "averaged_logits", "select_teacher")
 WEIGHTINGS: Final = ("static", "cross_entropy", "entropy", "max_probability")
 
 
-@register("multi_teacher")
+@register("multi_teacher", "multi_teacher_aggregation")
 class MultiTeacherLoss(LossFunction):
     """Several teachers: the mean over tokens of sum_i w_i D(p_i, q), of D(p_mean, q), or of D(p_best, q).
 

@@ -82,7 +82,7 @@ class TopKRenormLoss(TopKLoss):
         return kl_of_type(self.kl_type, log_p, log_q, self.mixed_kl_weight)
 
 
-@register("zero_outside_topk")
+@register("zero_outside_topk", "zero_outside")
 class ZeroOutsideTopKLoss(TopKLoss):
     """Top-K divergence against a teacher that is 0 elsewhere: p a softmax over the top K, q one over all V tokens.
 

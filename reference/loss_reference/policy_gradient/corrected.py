@@ -145,7 +145,7 @@ class TISLoss(_BoundedLoss):
         return tis_weight(generation_log_ratio(m, batch), self.is_min, self.is_max, self.overflow)
 
 
-@register("icepop")
+@register("icepop", "token_mask")
 class IcePopLoss(_BoundedLoss):
     """IcePop: W = e^x where is_min <= e^x <= is_max and 0 elsewhere, per token.
 
