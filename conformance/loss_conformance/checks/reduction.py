@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.transform import group_size, take_rows
+from loss_conformance.cases.transform import group_size, take_rows, with_counts
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
@@ -46,7 +46,7 @@ def _rows_reason(trial: Trial) -> str | None:
     own_batch=True,
 )
 def microbatch(trial: Trial) -> None:
-    case = _with_counts(trial.case)
+    case = with_counts(trial.case)
     groups = len(case.rows) // group_size(case)
     if groups < 2:
         raise NotExercised("one group of rows cannot be split")
@@ -106,12 +106,6 @@ def _looks_coupled(trial: Trial) -> bool:
 
 def _coupled_guess(trial: Trial) -> dict[str, Any]:
     return {"guessed": True, "declare": "Contract(coupled=True)"} if _looks_coupled(trial) else {}
-
-
-def _with_counts(case: Case) -> Case:
-    missing = [s for s in case.schema.slots if s.role == "count" and s.key not in case.tensors]
-    local = {"batch.global_valid_toks": case.weight.sum(), "batch.global_valid_seqs": case.rows.sum()}
-    return case.with_tensors({slot.key: local[slot.kind] for slot in missing if slot.kind in local})
 
 
 def _split(case: Case, bounds: list[int]) -> list[Case]:
