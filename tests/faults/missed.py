@@ -11,7 +11,6 @@ MISSED: Final[dict[str, str]] = {
     "B160": "an option declared inert is not verified to be inert",
     "B165": "an option that acts beside another one counts as acting",
     "X34": "the critic is trainable and its gradient is that of the value",
-    "X216": "told by the standard profile: hardly any loss tests its shapes",
     "X95": "no law compares a metric over microbatches",
 }
 

@@ -221,8 +221,9 @@ FAULTS = (
         Shaped,
         ("interface",),
         Contract(family="policy_gradient", level="token", normalizer="global"),
-        bare=UNSEEN,
+        bare=ADVICE,
         advice=True,
+        profile="standard",
     ),
     Fault(
         "X217",

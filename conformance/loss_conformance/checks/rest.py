@@ -27,6 +27,8 @@ OUTSIDE_TOPK: Final = 60.0
 """How far below the teacher's lowest known score the student's others are put: e^-60 of its probability."""
 
 TEMPERATURE: Final = re.compile(r"(.*_)?(temperature|temp|tau|t)(_.*)?", re.IGNORECASE)
+ONE_SIDE: Final = re.compile("teacher|student|target|sharp", re.IGNORECASE)
+"""Names of a temperature that is meant for one side: teachers are sharpened on purpose."""
 
 
 @check(
@@ -47,10 +49,11 @@ def rests_at_teacher(trial: Trial) -> None:
     _require_nothing_else(trial, case, (student,))
     labelled = any(slot.role in ("token_ids", "labels") and slot.kind != TOPK_INDICES for slot in case.slots())
     heat = [name for name in trial.bench.subject.settings if TEMPERATURE.fullmatch(name)]
-    if labelled and set(trial.bench.subject.settings) - set(heat):
+    weighed = labelled and bool(set(trial.bench.subject.settings) - set(heat))
+    if weighed and _fall(trial, case, student, None) is not None:
         raise NotExercised("a hard-label term pulls elsewhere, and a setting may say how much")
     _require_rest(trial, case, student, guessed=labelled, cause=HARD_LABELS if labelled else "")
-    if len(heat) != 1 or labelled:
+    if len(heat) != 1 or labelled or ONE_SIDE.search(heat[0]):
         return
     for name, value, loss in _variants(trial, heat):
         # At rest with one temperature and not with another: nothing but a temperature on one side does that.
@@ -205,7 +208,7 @@ def _set_aside(trial: Trial, case: Case, model: Slot) -> bool:
         except (LossRaised, Malformed, NotExercised):
             continue
     heat = [name for name in trial.bench.subject.settings if TEMPERATURE.fullmatch(name)]
-    return len(heat) > 1
+    return len(heat) > 1 or any(ONE_SIDE.search(name) for name in heat)
 
 
 def _variants(trial: Trial, names: list[str]) -> Iterator[tuple[str, Any, Any]]:

@@ -56,7 +56,8 @@ def logit_shift(trial: Trial) -> None:
         if trial.foreign and not linear:
             raise NotExercised("a loss of this name may work on the logits themselves, through a sigmoid or a margin")
         alone = _one_entry_alone(trial.case, slot, base.gradients.get(slot.key))
-        sure = linear or alone or (trial.facts.contract.family in SURE_FAMILIES and not _inherits(trial, "family"))
+        declared = trial.facts.origin.get("family") == "declared"
+        sure = linear or alone or (trial.facts.contract.family in SURE_FAMILIES and declared)
         raise Broken(
             f"L moves by {number(moves[0])}, by {number(moves[1])} for twice as much",
             "no change",
@@ -130,10 +131,6 @@ def _one_entry_alone(case: Case, slot: Slot, gradient: Tensor | None) -> bool:
         return False
     entries = (gradient != 0).sum(-1)
     return bool((entries == 1).any()) and not bool((entries > 1).any())
-
-
-def _inherits(trial: Trial, fact: str) -> bool:
-    return trial.facts.origin.get(fact, "").startswith("inherited")
 
 
 def _reward_pairs(case: Case) -> list[Slot]:

@@ -91,12 +91,14 @@ def divisor(trial: Trial) -> None:
     if not bool(torch.isfinite(base.value)):
         raise NotExercised("the loss is not finite on this case, which is the finite checks' to say")
     own = COUNT_OF[str(trial.facts.contract.level)]
+    # Pairs are often joined by a likelihood term, which is a mean over tokens.
+    joined = own != COUNT_OF["token"] and set(COUNT_OF.values()) <= {slot.kind for slot in case.slots()}
     for slot in case.slots():
         if slot.kind not in COUNT_OF.values():
             continue
         doubled = trial.evaluate(case.with_tensors({slot.key: 2 * case.tensor(slot)}))
         share = 0.5 if slot.kind == own else 1.0
-        how: dict[str, Any] = {"changed": f"{slot.name} doubled", **_declared_only(trial, "level")}
+        how: dict[str, Any] = {"changed": f"{slot.name} doubled", **_declared_only(trial, "level", doubtful=joined)}
         trial.require_value(doubled, share * base.value, **how)
         halved = {key: share * gradient for key, gradient in base.gradients.items()}
         trial.require_gradients(doubled.gradients, halved, **how)
@@ -104,7 +106,7 @@ def divisor(trial: Trial) -> None:
 
 @check(
     group="reduction",
-    statement="Taking a row (pair) out multiplies the gradients of all others by one and the same number.",
+    statement="Taking a row (group) out multiplies the gradients of all others by one and the same number.",
     over=("full", "typical", "holes"),
     why="A mean has one divisor; where tokens of one row change their shares, they are averaged along another axis.",
     cause="a mean over the rows of each position, sum(0) / mask.sum(0), where one over the tokens of each row is meant.",
@@ -193,10 +195,12 @@ def _unless_one_level(trial: Trial) -> str | None:
         return "the global counts it divides by do not change with its rows"
     if trial.facts.contract.family == "composite":
         return "family = 'composite': its parts may be of different levels"
+    if trial.facts.contract.level == "pair":
+        return "pairs are often joined by a likelihood term, which is a mean over tokens"
     return None if trial.facts.promised("level") else "level is not declared"
 
 
-def _declared_only(trial: Trial, fact: str) -> dict[str, Any]:
+def _declared_only(trial: Trial, fact: str, doubtful: bool = False) -> dict[str, Any]:
     """Return how to report a law that rests on ``fact``: a subclass inherits it, and may add terms of another kind."""
-    declared = trial.facts.origin.get(fact) == "declared"
+    declared = trial.facts.origin.get(fact) == "declared" and not doubtful
     return {} if declared else {"guessed": True, "declare": f"Contract({fact}=...)"}
