@@ -197,6 +197,7 @@ FAULTS = (
         ("reduction",),
         Contract(family="preference", level="sequence", normalizer="global", lower_bound=0.0),
         bare=ADVICE,
+        advice=True,
     ),
     Fault(
         "X213", "pairs divided by the global rows", "", RowsForPairs, HalfOfTheRows, ("reduction",), PAIRS, bare=ADVICE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -82,25 +83,28 @@ def on_policy(case: Case) -> Case | None:
 def rows_of_equal_tokens(case: Case) -> Case | None:
     """Return the case with the content of one trained token at every place, or ``None`` when an axis has no known meaning.
 
-    Masks, lengths and counts stay as they are, so rows differ in how many tokens are trained on and in nothing else.
+    Row r is trained on its first 1, 2, 3, ... tokens and on none after, so rows differ in their length and in nothing else.
     """
     trained = (case.trained & (case.rows != 0)[:, None]).nonzero()
-    if not len(trained):
+    mask = case.schema.find("batch.token_mask")
+    if not len(trained) or mask is None or mask.key not in case.tensors or mask.shape != ("B", "S"):
         return None
     row, token = (int(i) for i in trained[0])
-    changed = {}
+    rows, tokens = case.trained.shape
+    position = torch.arange(tokens)
+    shorter = (position > 0) & (position <= 1 + torch.arange(rows)[:, None] % (tokens - 1))
+    changed = {mask.key: shorter.to(case.tensor(mask))}
     for slot in case.slots():
         if slot.role in ("mask", "count", "lengths") or slot.row_axis is None:
             continue
-        if slot.row_axis != 0 or slot.ignore is not None or not set(slot.shape) <= set(VARIES_BY_TOKEN):
+        axis = slot.token_axis
+        known = slot.row_axis == 0 and slot.ignore is None and set(slot.shape) <= set(VARIES_BY_TOKEN)
+        if not known or axis not in (None, 1):
             return None
         tensor = case.tensor(slot)
-        axis = slot.token_axis
-        if axis not in (None, 1):
-            return None
         one = tensor[row] if axis is None else tensor[row, min(max(token - slot.shift, 0), tensor.shape[1] - 1)]
         changed[slot.key] = one.expand(tensor.shape).clone()
-    return case.with_tensors(changed)
+    return replace(case.with_tensors(changed), trained=shorter)
 
 
 def _logits_of_tokens(case: Case) -> Slot | None:

@@ -9,7 +9,7 @@ import torch
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import BATCH, MODEL_OUTPUTS
 from loss_conformance.cases.transform import with_counts
-from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.conditions import looks_coupled, unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -51,7 +51,7 @@ def counts_left_out(trial: Trial) -> None:
         trial.evaluate(with_counts(bare)),
         f"{' and '.join(slot.key for slot in counts)} left out",
         # Weights of its own may be what the loss sums where no count is given.
-        guessed=trial.foreign or weighted or not promised,
+        guessed=trial.foreign or weighted or not promised or looks_coupled(trial),
         declare="" if promised else "Contract(normalizer=...)",
     )
 

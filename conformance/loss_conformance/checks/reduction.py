@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.transform import group_size, take_rows, with_counts
-from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.conditions import looks_coupled, unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
@@ -94,18 +94,13 @@ def duplicate_rows(trial: Trial) -> None:
         got,
         wanted,
         "every row twice" + (", global counts doubled" if counts else ""),
-        guessed=(not promised and not counts) or _looks_coupled(trial),
+        guessed=(not promised and not counts) or looks_coupled(trial),
         declare="Contract(normalizer='sum')" if twice else "",
     )
 
 
-def _looks_coupled(trial: Trial) -> bool:
-    """Return whether rows were measured to look at each other although nothing says whether they should."""
-    return trial.bench.coupling.across and not trial.facts.promised("coupled")
-
-
 def _coupled_guess(trial: Trial) -> dict[str, Any]:
-    return {"guessed": True, "declare": "Contract(coupled=True)"} if _looks_coupled(trial) else {}
+    return {"guessed": True, "declare": "Contract(coupled=True)"} if looks_coupled(trial) else {}
 
 
 def _split(case: Case, bounds: list[int]) -> list[Case]:

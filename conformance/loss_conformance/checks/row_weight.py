@@ -10,7 +10,7 @@ import torch
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.transform import group_size, take_rows
 from loss_conformance.checks.conditions import unless
-from loss_conformance.checks.registry import check
+from loss_conformance.checks.registry import Severity, check
 from loss_conformance.trial import NotExercised, Trial
 
 __all__ = ["row_weight"]
@@ -20,6 +20,7 @@ __all__ = ["row_weight"]
     group="reduction",
     statement="A row (pair, group) that stands twice with weight 1/2 each counts as once with weight 1, gradient included.",
     over=("full", "typical", "holes"),
+    severity=Severity.ADVICE,
     why="Weights applied twice, or in the sum and not in its divisor, are invisible as long as they are 0 or 1.",
     cause="sample_mask multiplied into the token mask and into the row terms, or weights counted where they should be summed.",
     fix="Multiply every finished row term by its weight once; divide by the sum of the weights, or by the global count.",
@@ -43,11 +44,9 @@ def row_weight(trial: Trial) -> None:
     lighter = trial.evaluate(_weighted(trial.case, last))
     switch = bool((lighter.value - base.value).abs() <= trial.value_tolerance(base).bound)
     change = f"the last {'row' if size == 1 else f'{size} rows'} twice, each with weight 1/2"
-    facts = trial.facts
     how: dict[str, Any] = {
         "changed": change,
         "cause": "sample_mask is read as a switch: a weight of 1/2 counts as much as one of 1." if switch else "",
-        "guessed": trial.foreign or switch or not (facts.promised("normalizer") or facts.promised("level")),
     }
     trial.require_value(got, base, **how)
     for slot in trial.case.slots():

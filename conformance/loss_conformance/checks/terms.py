@@ -10,7 +10,7 @@ from torch import Tensor
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.token_grid import of_tokens, on_policy, rows_of_equal_tokens
 from loss_conformance.cases.transform import group_size, take_rows, with_counts
-from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.conditions import looks_coupled, unless
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -28,18 +28,18 @@ COUNT_OF: Final = {
     group="reduction",
     statement="A token weighs the same in a long row and in a short one (level token); a row weighs the same whatever its "
     "length (level sequence, length normalised).",
-    over=("typical", "full", "holes"),
+    over=("typical", "full"),
     why="A mean of row means gives the tokens of short answers more weight, a mean over tokens long answers: length bias.",
     cause="the mean is taken over something else than the contract says: rows first, or all tokens at once.",
     fix="Token level: sum over all tokens, divide by their number. Sequence level: divide each row by its length first.",
     seen_in="OpenRLHF/OpenRLHF@1b23ecf0",
-    applies=lambda trial: unless("coupled", "surrogate_gradient")(trial) or _unless_level(trial),
+    applies=lambda trial: unless("coupled")(trial) or _unless_level(trial),
     own_batch=True,
 )
 def equal_terms(trial: Trial) -> None:
     trial.compare_in_float32()
     case = rows_of_equal_tokens(trial.case)
-    if case is None or group_size(case) != 1:
+    if case is None or group_size(case) != 1 or len(set(case.trained.sum(1).tolist())) < 2:
         raise NotExercised("its rows cannot be made equal but for their length")
     got = trial.evaluate(on_policy(case) or case)
     by_token = trial.facts.contract.level == "token"
@@ -49,9 +49,6 @@ def equal_terms(trial: Trial) -> None:
             continue
         gradient = of_tokens(case, slot, got.gradients[slot.key])
         shares = _first_tokens(case, gradient) if by_token else _rows(case, gradient)
-        different = {int(n) for n in lengths[shares.rows]}
-        if len(different) < 2:
-            raise NotExercised("all its rows have the same length")
         tolerance = trial.gradient_tolerance(slot.key, gradient)
         apart = (shares.gradients - shares.gradients[:1]).abs().reshape(len(shares.rows), -1).amax(1)
         # A sum over a row adds up as many roundings as it has tokens.
@@ -169,7 +166,9 @@ def _rows(case: Case, gradient: Tensor) -> _Shares:
 
 
 def _unless_level(trial: Trial) -> str | None:
-    level = trial.facts.contract.level
+    level, family = trial.facts.contract.level, trial.facts.contract.family
+    if family != "policy_gradient" and unless("surrogate_gradient")(trial):
+        return unless("surrogate_gradient")(trial)  # on policy, surrogates have the gradient of what they stand for
     if level not in ("token", "sequence") or not trial.facts.promised("level"):
         return "level is not declared as token or sequence"
     if level == "sequence" and not (
@@ -202,5 +201,5 @@ def _unless_one_level(trial: Trial) -> str | None:
 
 def _declared_only(trial: Trial, fact: str, doubtful: bool = False) -> dict[str, Any]:
     """Return how to report a law that rests on ``fact``: a subclass inherits it, and may add terms of another kind."""
-    declared = trial.facts.origin.get(fact) == "declared" and not doubtful
+    declared = trial.facts.origin.get(fact) == "declared" and not doubtful and not looks_coupled(trial)
     return {} if declared else {"guessed": True, "declare": f"Contract({fact}=...)"}

@@ -41,7 +41,8 @@ def test_entry_t_of_the_grid_speaks_of_token_t() -> None:
     old, new = (of_tokens(case, s, case.tensor(s)) for s in (OLD, LOGPROBS))
     assert old.shape == new.shape == (ROWS, TOKENS)
     assert torch.equal(old, case.tensor(OLD))
-    assert torch.equal(new[:, 1:], case.tensor(LOGPROBS)) and not bool(new[:, 0].any())
+    assert torch.equal(new[:, 1:], case.tensor(LOGPROBS))
+    assert not bool(new[:, 0].any())
 
 
 def test_one_number_per_row_speaks_of_all_its_tokens() -> None:
@@ -65,7 +66,8 @@ def test_on_policy_moves_the_others_to_the_trained_one(route: tuple[Slot, ...]) 
     case = drawn(MASK, OLD, *route)
     moved = on_policy(case)
     own = policy_logprobs(case)
-    assert moved is not None and own is not None
+    assert moved is not None
+    assert own is not None
     assert torch.equal(moved.tensor(OLD)[:, 1:], own[:, 1:])
     assert torch.equal(moved.tensor(OLD)[:, 0], case.tensor(OLD)[:, 0])
     assert not torch.equal(moved.tensor(OLD), case.tensor(OLD))
@@ -84,11 +86,12 @@ def test_slopes_of_sampled_tokens() -> None:
     assert slopes[1, 2] == gradient[1, 1, token]
 
 
-def test_equal_tokens_differ_in_their_masks_alone() -> None:
+def test_equal_tokens_differ_in_the_length_of_their_rows_alone() -> None:
     case = drawn(MASK, IDS, OLD, REWARDS, LOGPROBS)
     equal = rows_of_equal_tokens(case)
     assert equal is not None
-    assert torch.equal(equal.tensor(MASK), case.tensor(MASK))
+    assert equal.tensor(MASK).tolist() == [[0, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 1, 0]]
+    assert torch.equal(equal.tensor(MASK) != 0, equal.trained)
     for one in (IDS, OLD, REWARDS, LOGPROBS):
         assert len(equal.tensor(one).unique()) == 1
     row, token = (int(i) for i in case.trained.nonzero()[0])
