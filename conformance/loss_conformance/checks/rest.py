@@ -49,11 +49,13 @@ def rests_at_teacher(trial: Trial) -> None:
     _require_nothing_else(trial, case, (student,))
     labelled = any(slot.role in ("token_ids", "labels") and slot.kind != TOPK_INDICES for slot in case.slots())
     heat = [name for name in trial.bench.subject.settings if TEMPERATURE.fullmatch(name)]
+    if any(ONE_SIDE.search(name) for name in heat):
+        raise NotExercised(f"{' and '.join(heat)}: the two sides are meant to differ")
     weighed = labelled and bool(set(trial.bench.subject.settings) - set(heat))
     if weighed and _fall(trial, case, student, None) is not None:
         raise NotExercised("a hard-label term pulls elsewhere, and a setting may say how much")
     _require_rest(trial, case, student, guessed=labelled, cause=HARD_LABELS if labelled else "")
-    if len(heat) != 1 or labelled or ONE_SIDE.search(heat[0]):
+    if len(heat) != 1 or labelled:
         return
     for name, value, loss in _variants(trial, heat):
         # At rest with one temperature and not with another: nothing but a temperature on one side does that.
@@ -208,7 +210,7 @@ def _set_aside(trial: Trial, case: Case, model: Slot) -> bool:
         except (LossRaised, Malformed, NotExercised):
             continue
     heat = [name for name in trial.bench.subject.settings if TEMPERATURE.fullmatch(name)]
-    return len(heat) > 1 or any(ONE_SIDE.search(name) for name in heat)
+    return len(heat) > 1
 
 
 def _variants(trial: Trial, names: list[str]) -> Iterator[tuple[str, Any, Any]]:

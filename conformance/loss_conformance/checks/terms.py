@@ -194,8 +194,8 @@ def _unless_one_level(trial: Trial) -> str | None:
         return "the global counts it divides by do not change with its rows"
     if trial.facts.contract.family == "composite":
         return "family = 'composite': its parts may be of different levels"
-    if trial.facts.contract.level == "pair":
-        return "pairs are often joined by a likelihood term, which is a mean over tokens"
+    if trial.facts.contract.level == "pair" or trial.facts.contract.family == "preference":
+        return "preferences are often joined by a likelihood term, which is a mean over tokens"
     return None if trial.facts.promised("level") else "level is not declared"
 
 
