@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.faults import (
     aggregation,
+    anchors,
     axes,
     bounds,
     costs,
@@ -21,6 +22,7 @@ from tests.faults import (
     reduction,
     routes,
     stability,
+    terms,
 )
 from tests.faults.fault import by_id
 
@@ -35,8 +37,10 @@ MODULES: Final = (
     axes,
     reduction,
     aggregation,
+    terms,
     bounds,
     direction,
+    anchors,
     options,
     metrics,
     costs,

@@ -8,12 +8,9 @@ MISSED: Final[dict[str, str]] = {
     "B091": "told as advice on purpose: the ratio of a policy gradient is unbounded by nature",
     "B117": "a clipped objective is a legal loss of another name; only a CISPO reference could tell",
     "B124": "both forms lie within the bounds and have slopes; only a reference could tell",
-    "B141": "no law demands 0 for equal student and teacher",
     "B160": "an option declared inert is not verified to be inert",
     "B165": "an option that acts beside another one counts as acting",
-    "B201": "no law reads Contract.level for the weight of a long sequence; only a reference could tell",
     "X34": "the critic is trainable and its gradient is that of the value",
-    "X88": "no law compares the weights of a row with and without another row",
     "X95": "no law compares a metric over microbatches",
 }
 

@@ -19,6 +19,7 @@ __all__ = [
     "scramble",
     "select_rows",
     "take_rows",
+    "with_counts",
 ]
 
 
@@ -124,3 +125,10 @@ def repeat_tokens(case: Case) -> Case:
             entry = (speaks_of - slot.shift).clamp(min=0, max=case.tensor(slot).shape[axis] - 1)
             grown[slot.key] = case.tensor(slot).index_select(axis, entry)
     return replace(case.with_tensors(grown), trained=case.trained[:, source])
+
+
+def with_counts(case: Case) -> Case:
+    """Return the case with the global counts a loss can read, where they are missing those of this very batch."""
+    missing = [s for s in case.schema.slots if s.role == "count" and s.key not in case.tensors]
+    local = {"batch.global_valid_toks": case.weight.sum(), "batch.global_valid_seqs": case.rows.sum()}
+    return case.with_tensors({slot.key: local[slot.kind] for slot in missing if slot.kind in local})

@@ -133,11 +133,11 @@ def _require_inert(trial: Trial) -> None:
     for name, option in trial.facts.contract.options.items():
         if not option.inert or name not in trial.bench.subject.settings:
             continue
-        base = [e for _, e in trial.bench.cases_of(VARIED, 5)]
+        base = trial.bench.cases_of(VARIED, 5)
         for value in option.values:
-            for got, wanted in zip(_answers(trial, {name: value}), base, strict=False):
-                if bool(got.value != wanted.value) or gradients_differ(got, wanted):
-                    raise Broken(f"{name}={value!r}, declared inert, changes L", "no change at all")
+            for got, (case, wanted) in zip(_answers(trial, {name: value}), base, strict=False):
+                # Up to rounding: an option that only orders the work, such as a chunk size, orders the sums as well.
+                Trial(trial.bench, case).require_same(got, wanted, f"{name}={value!r}, declared inert")
 
 
 def _settings(trial: Trial) -> dict[str, list[Any]]:
