@@ -1,4 +1,4 @@
-"""Products computed as autocast computes them, in numbers wide enough to see what that alone does to a result."""
+"""Products and sums rounded to half precision, in numbers wide enough to see what that alone does to a result."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["OperationsSeen", "RoundedProducts"]
+__all__ = ["PRODUCTS", "SUMS", "OperationsSeen", "RoundedProducts"]
 
 PRODUCTS: Final = ("mm", "bmm", "addmm", "addbmm", "baddbmm", "addmv", "mv", "dot", "convolution")
+"""Operations that autocast carries out in half precision whatever their inputs are."""
+SUMS: Final = ("sum", "mean", "linalg_vector_norm", "_cdist_forward")
+"""Operations with one rounding for many terms, where their inputs are in half precision."""
 
 
 class RoundedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, both factors and the result of every matrix product move by one rounding, up or down at random.
+    """While active, inputs and result of every matrix product move by one rounding, up or down at random.
 
     Args:
-        eps: unit roundoff of the precision autocast would compute them in.
+        eps: unit roundoff of the precision they would be computed in.
         seed: of the directions.
+        operations: the names of the operations, matrix products unless others are given.
     """
 
-    def __init__(self, eps: float, seed: int) -> None:
+    def __init__(self, eps: float, seed: int, operations: tuple[str, ...] = PRODUCTS) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.eps = eps
+        self.eps, self.operations = eps, operations
         self.generator = torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func.overloadpacket.__name__ not in PRODUCTS:
+        if func.overloadpacket.__name__ not in self.operations:
             return func(*args, **(kwargs or {}))
         return self._rounded(func(*map(self._rounded, args), **(kwargs or {})))
 

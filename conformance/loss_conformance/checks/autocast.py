@@ -14,7 +14,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.half_precision import require_agreement, short_name
 from loss_conformance.checks.registry import check
-from loss_conformance.rounded_products import OperationsSeen, RoundedProducts
+from loss_conformance.rounded_products import PRODUCTS, OperationsSeen
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["autocast_bfloat16", "autocast_float16"]
@@ -66,7 +66,6 @@ def _require_agreement_under(trial: Trial, dtype: torch.dtype, seen: OperationsS
     if not torch.amp.autocast_mode.is_autocast_available("cpu"):
         raise NotExercised("this torch has no autocast on the CPU")
     guessed = trial.foreign or not trial.facts.any_promised
-    eps = torch.finfo(dtype).eps
     for fed, of_what in _as_handed_over(trial.case, dtype):
         require_agreement(
             trial,
@@ -75,7 +74,7 @@ def _require_agreement_under(trial: Trial, dtype: torch.dtype, seen: OperationsS
             f"under autocast to {short_name(dtype)}, {of_what}",
             guessed,
             crash_guessed=dtype is torch.float16,
-            noise=lambda seed: {"within": partial(RoundedProducts, eps, seed)},
+            rounding=PRODUCTS,
             within=partial(_autocast, dtype, seen),
         )
 

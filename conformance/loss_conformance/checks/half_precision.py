@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -14,13 +15,14 @@ from loss_conformance.checks.finite import first_nonfinite
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.report.numbers import number
+from loss_conformance.rounded_products import PRODUCTS, SUMS, RoundedProducts
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["bfloat16_inputs", "float16_inputs", "require_agreement", "short_name"]
 
 OPERATIONS: Final = 8
 """Roundings to half precision a sound loss may need: of its inputs, and of what it gives back."""
-PERTURBATIONS: Final = 12
+PERTURBATIONS: Final = 8
 
 
 @check(
@@ -72,12 +74,12 @@ def require_agreement(
     where: str,
     guessed: bool,
     crash_guessed: bool = False,
-    noise: Callable[[int], dict[str, Any]] = lambda seed: {},
+    rounding: tuple[str, ...] = (*PRODUCTS, *SUMS),
     **how: Any,
 ) -> None:
     """Demand that L and its gradient on ``fed`` are finite and as accurate as half precision allows.
 
-    The bound is c (eps |x| + how far one rounding of every input moves the exact result), for value and gradient.
+    The bound is c (eps |x| + how far one rounding of every input and product moves the exact result).
 
     Args:
         trial: what is tried.
@@ -86,7 +88,7 @@ def require_agreement(
         where: in words, for the message.
         guessed: report as advice.
         crash_guessed: report as advice what raises.
-        noise: given a seed, how the exact loss is evaluated with one rounding more than that of the inputs.
+        rounding: the operations that may round to half precision without being blamed for it.
         how: how the loss is evaluated on ``fed``.
     """
     wide = fed.cast(trial.bench.dtype)
@@ -107,7 +109,10 @@ def require_agreement(
 
     def moved_by_rounding() -> list[Evaluation]:
         moves = [move(wide, seed, eps) for move in (perturbed, shifted) for seed in range(PERTURBATIONS)]
-        return [trial.evaluate(move, **noise(seed)) for seed, move in enumerate(moves)]
+        return [
+            trial.evaluate(move, within=partial(RoundedProducts, eps, seed, rounding))
+            for seed, move in enumerate(moves)
+        ]
 
     _require_close(trial, got, exact, dtype, where, guessed, moved_by_rounding)
 
@@ -145,7 +150,7 @@ def _require_close(
         raise Broken(
             f"{what} = {number(narrow.flatten()[worst])} {where}",
             f"{number(wanted.flatten()[worst])} in full precision, of the same inputs",
-            tolerance=f"{bound:.1e} ({OPERATIONS} × ({ulp} of {magnitude:.3g} + {moved:.1e} from rounded inputs))",
+            tolerance=f"{bound:.1e} ({OPERATIONS} × ({ulp} of {magnitude:.3g} + {moved:.1e} from rounding))",
             of_gradient=what != "loss",
             guessed=guessed,
         )
