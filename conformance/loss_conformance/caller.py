@@ -195,4 +195,6 @@ def _state(loss: nn.Module) -> list[torch.Tensor]:
 
 
 def _precision(case: Case) -> torch.dtype:
-    return next((t.dtype for t in case.tensors.values() if t.is_floating_point()), torch.float32)
+    """Return the widest precision among the inputs; of equally wide ones, that of the first."""
+    floating = [t.dtype for t in case.tensors.values() if t.is_floating_point()]
+    return max(floating, key=lambda dtype: dtype.itemsize, default=torch.float32)

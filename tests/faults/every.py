@@ -19,6 +19,7 @@ from tests.faults import (
     masking,
     metrics,
     options,
+    precision,
     reduction,
     routes,
     stability,
@@ -45,5 +46,6 @@ MODULES: Final = (
     metrics,
     costs,
     stability,
+    precision,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

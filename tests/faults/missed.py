@@ -34,7 +34,6 @@ NOT_EXPRESSED: Final[dict[str, str]] = {
     "B066": "crashes on the first call, as B067 does",
     "B072": "same form as B071",
     "B084": "exactly equal rewards give exactly 0 here; needs rewards whose mean rounds",
-    "B108": "fp16 inputs and thousands of terms",
     "B109": "75 million terms",
     "B114": "same form as B113, in a GPU backend",
     "B122": "both forms are legal surrogates; only a reference could tell",

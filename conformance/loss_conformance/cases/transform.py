@@ -15,6 +15,7 @@ __all__ = [
     "append_masked_token",
     "group_size",
     "other_content",
+    "repeat_rows",
     "repeat_tokens",
     "scramble",
     "select_rows",
@@ -108,6 +109,12 @@ def append_masked_rows(case: Case) -> Case:
         trained=torch.cat((case.trained, case.trained[:size])),
         rows=torch.cat((case.rows, torch.zeros_like(case.rows[:size]))),
     )
+
+
+def repeat_rows(case: Case, times: int) -> Case:
+    """Return the case with the whole batch standing there ``times`` times, counts multiplied."""
+    counts = {slot.key: times * case.tensor(slot) for slot in case.slots() if slot.role == "count"}
+    return take_rows(case, torch.arange(len(case.rows)).repeat(times)).with_tensors(counts)
 
 
 def repeat_tokens(case: Case) -> Case:

@@ -32,6 +32,8 @@ IN_ORDER: Final = (
     "inputs",
     "stability",
     "half_precision",
+    "autocast",
+    "many_terms",
     "training",
     "baseline",
     "device_parity",
