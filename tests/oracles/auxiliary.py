@@ -29,7 +29,7 @@ def largest(logits: list[float], k: int) -> list[int]:
 def moe_load_balance(
     batch: Fields, outputs: Fields, *, top_k: int = 2, normalize_by_k: bool = False, coefficient: float = 1.0
 ) -> float:
-    """X1: coefficient E sum_i f_i P_i over the E experts, over k as well with normalize_by_k.
+    """coefficient E sum_i f_i P_i over the E experts, over k as well with normalize_by_k.
 
     f_i is the weighted share of tokens with expert i among their k largest logits, so that sum f = k; P_i the
     weighted mean of the router's probability of i.
@@ -50,7 +50,7 @@ def moe_load_balance(
 
 
 def router_z_loss(batch: Fields, outputs: Fields, *, coefficient: float = 1.0) -> float:
-    """X2: coefficient times the weighted mean over tokens and layers of logsumexp(z)^2."""
+    """coefficient times the weighted mean over tokens and layers of logsumexp(z)^2."""
     total = 0.0
     weights = 0.0
     for weight, logits in routed_tokens(batch, outputs):

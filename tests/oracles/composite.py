@@ -45,7 +45,7 @@ def dynamic_weights(
 def dynamic_weight(
     losses: Sequence[float], base_weights: Sequence[float], *, adaptation_rate: float = 0.01, mode: str = "literal"
 ) -> float:
-    """M2: sum_i w_i L_i with the weights of dynamic_weights."""
+    """sum_i w_i L_i with the weights of dynamic_weights."""
     return weighted_sum(losses, dynamic_weights(losses, base_weights, adaptation_rate=adaptation_rate, mode=mode))
 
 
@@ -58,7 +58,7 @@ def adaptive(
     lower: float = 0.0,
     upper: float = math.inf,
 ) -> float:
-    """M3: literal base + rate (base/target - 1); scale base clamp(1 + rate (base/target - 1), lower, upper)."""
+    """literal base + rate (base/target - 1); scale base clamp(1 + rate (base/target - 1), lower, upper)."""
     drift = adaptation_rate * (float(base_value) / float(target_loss) - 1.0)
     if mode == "literal":
         return float(base_value) + drift

@@ -13,14 +13,14 @@ from .supervised import nll
 
 
 def dynamic_loss_scaling(ce: float, kd: float) -> float:
-    """M5: |ce| / |kd| kd + ce, with the factor 1 where kd is 0; twice ce where both are positive."""
+    """|ce| / |kd| kd + ce, with the factor 1 where kd is 0; twice ce where both are positive."""
     if kd == 0.0:
         return float(ce)
     return math.copysign(abs(float(ce)), float(kd)) + float(ce)
 
 
 def uncertainty_weighting(losses: Sequence[float], s: Sequence[float]) -> float:
-    """M6: sum_i 1/2 e^{-s_i} L_i + 1/2 s_i."""
+    """sum_i 1/2 e^{-s_i} L_i + 1/2 s_i."""
     return sum(
         0.5 * math.exp(-float(spread)) * float(loss) + 0.5 * float(spread)
         for loss, spread in zip(losses, s, strict=True)
@@ -28,13 +28,13 @@ def uncertainty_weighting(losses: Sequence[float], s: Sequence[float]) -> float:
 
 
 def dwa_weights(previous: Sequence[float], before: Sequence[float], temperature: float = 2.0) -> list[float]:
-    """M7: w_i = n softmax_i((L_i at t-1) / (L_i at t-2) / temperature); previous is t-1, before is t-2."""
+    """w_i = n softmax_i((L_i at t-1) / (L_i at t-2) / temperature); previous is t-1, before is t-2."""
     rates = [float(last) / float(first) / temperature for last, first in zip(previous, before, strict=True)]
     return [len(rates) * math.exp(x) for x in log_softmax(rates)]
 
 
 def flooding(loss: float, level: float = 0.0) -> float:
-    """M8: |L - level| + level."""
+    """|L - level| + level."""
     return abs(float(loss) - level) + level
 
 
@@ -67,7 +67,7 @@ def multi_teacher(
     weights: Sequence[float] | None = None,
     kl_type: str = "forward",
 ) -> float:
-    """M10: distillation from teachers_logits [B, S, M, V]; weights all 1 unless given.
+    """distillation from teachers_logits [B, S, M, V]; weights all 1 unless given.
 
     sum              sum_i w_i KL_i
     averaged_logits  the KL to the one teacher of averaged_teacher

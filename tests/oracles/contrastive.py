@@ -21,7 +21,7 @@ def index_pairs(batch: Fields, name: str) -> list[tuple[int, int]]:
 
 
 def pairwise_contrastive(batch: Fields, outputs: Fields, *, temperature: float = 0.1) -> float:
-    """C1: term_n = softplus((neg_sim_n - pos_sim_n) / tau); sum_n w_n term_n / max(sum_n w_n, 1).
+    """term_n = softplus((neg_sim_n - pos_sim_n) / tau); sum_n w_n term_n / max(sum_n w_n, 1).
 
     w_n is the smallest sample_mask among the rows that positive pair n and negative pair n touch.
     """
@@ -39,7 +39,7 @@ def pairwise_contrastive(batch: Fields, outputs: Fields, *, temperature: float =
 
 
 def infonce(batch: Fields, outputs: Fields, *, temperature: float = 0.1) -> float:
-    """C2: term(a,p) = -s(a,p)/tau + logsumexp([s(a,p)/tau] + [s(a,j)/tau for each negative pair (a,j)]).
+    """term(a,p) = -s(a,p)/tau + logsumexp([s(a,p)/tau] + [s(a,j)/tau for each negative pair (a,j)]).
 
     sum w term / max(sum w, 1) over the positive pairs, w = min(sample_mask[a], sample_mask[p]); a negative pair
     counts (in full) where both its rows have sample_mask > 0.

@@ -32,7 +32,7 @@ def mean(values: list[float]) -> float:
 
 
 def ntxent(batch: Fields, outputs: Fields, *, temperature: float = 0.07) -> float:
-    """C3: mean over ordered positive pairs of logsumexp(s_ij/tau, s_ik/tau for i's negatives k) - s_ij/tau."""
+    """mean over ordered positive pairs of logsumexp(s_ij/tau, s_ik/tau for i's negatives k) - s_ij/tau."""
     terms = []
     for positives, negatives in neighbours(batch, outputs):
         for s in positives:
@@ -41,7 +41,7 @@ def ntxent(batch: Fields, outputs: Fields, *, temperature: float = 0.07) -> floa
 
 
 def supcon(batch: Fields, outputs: Fields, *, temperature: float = 0.1) -> float:
-    """C4: mean over anchors with a positive of logsumexp_{j != i} s_ij/tau - mean over positives of s_ij/tau."""
+    """mean over anchors with a positive of logsumexp_{j != i} s_ij/tau - mean over positives of s_ij/tau."""
     terms = []
     for positives, negatives in neighbours(batch, outputs):
         if positives:
@@ -56,7 +56,7 @@ def spread(similarities: list[float], exponent: Callable[[float], float]) -> flo
 
 
 def circle(batch: Fields, outputs: Fields, *, gamma: float = 80.0, margin: float = 0.4) -> float:
-    """C9, circle: mean over anchors with both a positive and a negative of softplus(N + P).
+    """batch losses, circle: mean over anchors with both a positive and a negative of softplus(N + P).
 
     N = logsumexp_n g (s_n + m)^+ (s_n - m), P = logsumexp_p -g (1 + m - s_p)^+ (s_p - 1 + m), g gamma, m margin.
     """
@@ -77,7 +77,7 @@ def circle(batch: Fields, outputs: Fields, *, gamma: float = 80.0, margin: float
 def multi_similarity(
     batch: Fields, outputs: Fields, *, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5
 ) -> float:
-    """C9, multi-similarity: mean over all present anchors of P + N, each 0 where there is nothing to sum.
+    """batch losses, multi-similarity: mean over all present anchors of P + N, each 0 where there is nothing to sum.
 
     P = log(1 + sum_p e^{-alpha (s_p - base)}) / alpha, N = log(1 + sum_n e^{beta (s_n - base)}) / beta.
     """

@@ -34,7 +34,7 @@ def diagonal_ce(scores: list[list[float]]) -> float:
 
 
 def clip_symmetric(batch: Fields, outputs: Fields, *, temperature: float = 0.07) -> float:
-    """C5: half the diagonal cross-entropy over the rows, half that over the columns, of x_i . y_j / tau, units x, y."""
+    """half the diagonal cross-entropy over the rows, half that over the columns, of x_i . y_j / tau, units x, y."""
     rows = present_rows(batch, outputs, "image_embeddings")
     images = [unit(vector(outputs, "image_embeddings", b)) for b in rows]
     texts = [unit(vector(outputs, "text_embeddings", b)) for b in rows]
@@ -44,7 +44,7 @@ def clip_symmetric(batch: Fields, outputs: Fields, *, temperature: float = 0.07)
 
 
 def siglip(batch: Fields, outputs: Fields, *, scale: float = 10.0, bias: float = -10.0) -> float:
-    """C6: -(1/n) sum_ij log sigma(z_ij (scale x_i . y_j + bias)) over n rows, units x, y; z = 1 at i = j, else -1."""
+    """-(1/n) sum_ij log sigma(z_ij (scale x_i . y_j + bias)) over n rows, units x, y; z = 1 at i = j, else -1."""
     rows = present_rows(batch, outputs, "image_embeddings")
     total = 0.0
     for i in rows:
@@ -56,7 +56,7 @@ def siglip(batch: Fields, outputs: Fields, *, scale: float = 10.0, bias: float =
 
 
 def n_pairs(batch: Fields, outputs: Fields) -> float:
-    """C9, n-pairs: the diagonal cross-entropy of a_i . p_j, embeddings as they are."""
+    """batch losses, n-pairs: the diagonal cross-entropy of a_i . p_j, embeddings as they are."""
     rows = present_rows(batch, outputs, "anchor_embeddings")
     anchors = [vector(outputs, "anchor_embeddings", b) for b in rows]
     positives = [vector(outputs, "positive_embeddings", b) for b in rows]
@@ -66,7 +66,7 @@ def n_pairs(batch: Fields, outputs: Fields) -> float:
 def triplet_margin(
     batch: Fields, outputs: Fields, *, margin: float = 1.0, soft: bool = False, average: str = "all"
 ) -> float:
-    """C7: max(0, d(a,p) - d(a,n) + margin), or softplus(d(a,p) - d(a,n)) where soft; d Euclidean.
+    """max(0, d(a,p) - d(a,n) + margin), or softplus(d(a,p) - d(a,n)) where soft; d Euclidean.
 
     sum_b w_b term_b / max(sum_b w_b, 1), w = sample_mask; average "nonzero": over the rows of a term above 0 only.
     """
@@ -93,7 +93,7 @@ def margin_contrastive(
     negative_margin: float = 1.0,
     squared: bool = False,
 ) -> float:
-    """C8: mean over positive pairs of max(0, d - m_p) + mean over negative pairs of max(0, m_n - d); d Euclidean.
+    """mean over positive pairs of max(0, d - m_p) + mean over negative pairs of max(0, m_n - d); d Euclidean.
 
     With squared, half the square of each. Means weighed by the lesser sample_mask of the pair, divisors at least 1.
     """

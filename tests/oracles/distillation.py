@@ -20,7 +20,7 @@ def teacher_and_student(
 ) -> tuple[list[float], list[float]]:
     """(log p, log q) at position t of row b; p teacher, q student, both softmax(logits / temperature).
 
-    With teacher_logits over the whole vocabulary, or else D9(i): over the teacher's top-K entries, the student's
+    With teacher_logits over the whole vocabulary, or else topk_renorm(i): over the teacher's top-K entries, the student's
     logits gathered there, both renormalised within K.
     """
     student = [float(z) / temperature for z in outputs["logits"][b, t]]
@@ -33,7 +33,7 @@ def teacher_and_student(
 
 
 def forward_kl(batch: Fields, outputs: Fields, *, temperature: float = 1.0) -> float:
-    """D1: sum_bt m[b,t] sum_v p (log p - log q) / T_g; position t of the logits speaks of token t+1."""
+    """sum_bt m[b,t] sum_v p (log p - log q) / T_g; position t of the logits speaks of token t+1."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         log_p, log_q = teacher_and_student(batch, outputs, b, t, temperature)
@@ -42,7 +42,7 @@ def forward_kl(batch: Fields, outputs: Fields, *, temperature: float = 1.0) -> f
 
 
 def reverse_kl(batch: Fields, outputs: Fields, *, temperature: float = 1.0) -> float:
-    """D2: sum_bt m[b,t] sum_v q (log q - log p) / T_g."""
+    """sum_bt m[b,t] sum_v q (log q - log p) / T_g."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         log_p, log_q = teacher_and_student(batch, outputs, b, t, temperature)
@@ -51,7 +51,7 @@ def reverse_kl(batch: Fields, outputs: Fields, *, temperature: float = 1.0) -> f
 
 
 def mixed_kl(batch: Fields, outputs: Fields, *, temperature: float = 1.0, mixed_kl_weight: float = 0.5) -> float:
-    """D3: w D1 + (1 - w) D2; a side of weight 0 is not evaluated (0 * inf never arises)."""
+    """w forward_kl + (1 - w) reverse_kl; a side of weight 0 is not evaluated (0 * inf never arises)."""
     total = 0.0
     if mixed_kl_weight != 0.0:
         total += mixed_kl_weight * forward_kl(batch, outputs, temperature=temperature)

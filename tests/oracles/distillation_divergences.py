@@ -50,17 +50,17 @@ def jensen_shannon(log_p: list[float], log_q: list[float], beta: float) -> float
 
 
 def soft_ce(batch: Fields, outputs: Fields, *, temperature: float = 1.0) -> float:
-    """D4: -sum_v p log q, which is forward_kl and the teacher's entropy."""
+    """-sum_v p log q, which is forward_kl and the teacher's entropy."""
     return divergence_mean(batch, outputs, temperature, cross_entropy)
 
 
 def generalized_jsd(batch: Fields, outputs: Fields, *, beta: float = 0.5, temperature: float = 1.0) -> float:
-    """D5: jensen_shannon, whose end points are forward_kl and reverse_kl and no limits of what lies between."""
+    """jensen_shannon, whose end points are forward_kl and reverse_kl and no limits of what lies between."""
     return divergence_mean(batch, outputs, temperature, lambda log_p, log_q: jensen_shannon(log_p, log_q, beta))
 
 
 def skew_forward_kl(batch: Fields, outputs: Fields, *, skew: float = 0.1, temperature: float = 1.0) -> float:
-    """D6: KL(p || skew p + (1 - skew) q)."""
+    """KL(p || skew p + (1 - skew) q)."""
 
     def divergence(log_p: list[float], log_q: list[float]) -> float:
         return kl(log_p, log_mixture(log_p, log_q, skew))
@@ -69,7 +69,7 @@ def skew_forward_kl(batch: Fields, outputs: Fields, *, skew: float = 0.1, temper
 
 
 def skew_reverse_kl(batch: Fields, outputs: Fields, *, skew: float = 0.1, temperature: float = 1.0) -> float:
-    """D6: KL(q || skew q + (1 - skew) p)."""
+    """KL(q || skew q + (1 - skew) p)."""
 
     def divergence(log_p: list[float], log_q: list[float]) -> float:
         return kl(log_q, log_mixture(log_q, log_p, skew))
@@ -78,7 +78,7 @@ def skew_reverse_kl(batch: Fields, outputs: Fields, *, skew: float = 0.1, temper
 
 
 def tvd(batch: Fields, outputs: Fields, *, temperature: float = 1.0) -> float:
-    """D7: 1/2 sum_v |p - q|."""
+    """1/2 sum_v |p - q|."""
 
     def divergence(log_p: list[float], log_q: list[float]) -> float:
         return 0.5 * sum(abs(math.exp(lp) - math.exp(lq)) for lp, lq in zip(log_p, log_q, strict=True))
@@ -104,7 +104,7 @@ def hinton_kd(
     temper_hard: bool = False,
     scale_soft: bool = True,
 ) -> float:
-    """D8: (1 - alpha) nll + alpha T^2 forward_kl(T).
+    """(1 - alpha) nll + alpha T^2 forward_kl(T).
 
     nll is at temperature 1, or at T too with temper_hard; T^2 is left out without scale_soft; a side of weight 0 is
     not evaluated.
@@ -119,7 +119,7 @@ def hinton_kd(
 
 
 def cosine_distill(batch: Fields, outputs: Fields, *, beta: float = 0.5, hard_weight: float = 0.0) -> float:
-    """D18: beta (1 - cos(z_S, z_T)) of the logits as they are, + hard_weight nll; norms floored at 1e-8."""
+    """beta (1 - cos(z_S, z_T)) of the logits as they are, + hard_weight nll; norms floored at 1e-8."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         student = unit([float(z) for z in outputs["logits"][b, t]])

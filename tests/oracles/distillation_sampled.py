@@ -43,7 +43,7 @@ def minillm(
     ratio_clip_max: float = 0.2,
     temperature: float = 1.0,
 ) -> float:
-    """D10: token mean of G3 at ratio exp(lp - lp_old) and advantage A + R, + single_step_weight reverse_kl.
+    """token mean of ppo_clip at ratio exp(lp - lp_old) and advantage A + R, + single_step_weight reverse_kl.
 
     R is rewards_to_go of log p - log q of the sampled tokens (p teacher, q student, at the temperature). Without
     prev_logprobs the ratio is 1, without advantages A is 0.
@@ -71,7 +71,7 @@ def minillm(
 
 
 def opd_sampled(batch: Fields, outputs: Fields) -> float:
-    """D11: -(lp_T - lp) lp, token mean."""
+    """-(lp_T - lp) lp, token mean."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         lp = next_token_logprob(batch, outputs, b, t)
@@ -80,7 +80,7 @@ def opd_sampled(batch: Fields, outputs: Fields) -> float:
 
 
 def iw_opd(batch: Fields, outputs: Fields, *, gamma: float = 0.5) -> float:
-    """D12: -w A lp, token mean; A = lp_T - generation_logprobs (or - lp without those).
+    """-w A lp, token mean; A = lp_T - generation_logprobs (or - lp without those).
 
     w_t = 1 + gamma (1 - sum_{s<t} |A_s| / max(sum_s |A_s|, 1e-8)), sums over the row's trained tokens.
     """
@@ -107,7 +107,7 @@ def clipped_ratio(batch: Fields, outputs: Fields, b: int, t: int, is_clip: float
 def sdft(
     batch: Fields, outputs: Fields, *, alpha: float = 0.5, is_clip: float = 2.0, temperature: float = 1.0
 ) -> float:
-    """D13: clipped_ratio times D5 with the teacher's share alpha, the mean over rows of token means."""
+    """clipped_ratio times generalized_jsd with the teacher's share alpha, the mean over rows of token means."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         log_p, log_q = teacher_and_student(batch, outputs, b, t, temperature)
@@ -124,7 +124,7 @@ def sdpo(
     ratio_clip_min: float = 0.2,
     ratio_clip_max: float = 0.2,
 ) -> float:
-    """D13: w times the mean over rows of token means of clipped_ratio (lp - lp_T) lp, + (1 - w) ppo_clip, w the weight.
+    """w times the mean over rows of token means of clipped_ratio (lp - lp_T) lp, + (1 - w) ppo_clip, w the weight.
 
     ppo_clip is aggregated alike; a side of weight 0 is not evaluated.
     """

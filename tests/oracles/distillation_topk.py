@@ -52,7 +52,7 @@ def topk_renorm(
     mixed_kl_weight: float = 0.5,
     temperature: float = 1.0,
 ) -> float:
-    """D9 i: the KL of teacher and student, both renormalised over the teacher's top entries; token mean."""
+    """topk_renorm i: the KL of teacher and student, both renormalised over the teacher's top entries; token mean."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         entries, log_p = teacher_top(batch, b, t, k, temperature)
@@ -71,7 +71,7 @@ def zero_outside_topk(
     mixed_kl_weight: float = 0.5,
     temperature: float = 1.0,
 ) -> float:
-    """D9 ii: the student's q over the whole vocabulary, the teacher's p renormalised over its top entries; token mean.
+    """topk_renorm ii: the student's q over the whole vocabulary, the teacher's p renormalised over its top entries; token mean.
 
     forward  sum_top p (log p - log q)
     reverse  sum_top q (log q - log p) + sum_rest q (log q + 100)
@@ -97,7 +97,7 @@ def with_tail(logprobs: list[float], entries: list[int]) -> list[float]:
 def tail_bucket(
     batch: Fields, outputs: Fields, *, k: int = 64, kl_type: str = "forward", temperature: float = 1.0
 ) -> float:
-    """D9 iii: the KL over k entries and one bucket of all the rest; token mean.
+    """topk_renorm iii: the KL over k entries and one bucket of all the rest; token mean.
 
     forward KL(p || q) on the teacher's k largest, reverse KL(q || p) on the student's.
     """

@@ -34,7 +34,7 @@ def both_models(batch: Fields, outputs: Fields, b: int, t: int, temperature: flo
 
 
 def uld(batch: Fields, outputs: Fields, *, crossentropy_weight: float = 0.0, temperature: float = 1.0) -> float:
-    """D14: sorted_distance of p and q + crossentropy_weight nll, each the mean over rows of token means."""
+    """sorted_distance of p and q + crossentropy_weight nll, each the mean over rows of token means."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         terms[b, t] = sorted_distance(*both_models(batch, outputs, b, t, temperature))
@@ -66,7 +66,7 @@ def hybrid_uld(
     unmatched_weight: float | None = None,
     temperature: float = 1.0,
 ) -> float:
-    """D15: w D5 over the matched entries + u sorted_distance of the others; the mean over rows of token means.
+    """w generalized_jsd over the matched entries + u sorted_distance of the others; the mean over rows of token means.
 
     Probabilities are of the whole vocabularies and not renormalised. w = matched entries / U and u = 1 - that, each
     where it is not given.
@@ -142,7 +142,7 @@ def xtoken_pkl(
     k: int = 64,
     temperature: float = 1.0,
 ) -> float:
-    """D16: T^2 times the chunk mean of sum_u e^{p_u} (p_u - q_u) over the batch's k leading teacher entries u.
+    """T^2 times the chunk mean of sum_u e^{p_u} (p_u - q_u) over the batch's k leading teacher entries u.
 
     The leading entries are those with the largest logit anywhere in a weighed chunk. p: mean over the chunk's teacher
     positions of log p, p renormalised over the leading entries. q: log of the mean over the chunk's student positions
@@ -181,7 +181,7 @@ def exact_counterparts(projection: NDArray[Any] | None, students: int, teachers:
 def xtoken_gold(
     batch: Fields, outputs: Fields, *, projection: NDArray[Any] | None = None, temperature: float = 1.0
 ) -> float:
-    """D17: T^2 times the chunk mean of sum_common e^{p_u} (p_u - q_v) + sorted_distance of the entries not in common.
+    """T^2 times the chunk mean of sum_common e^{p_u} (p_u - q_v) + sorted_distance of the entries not in common.
 
     p and q are means over the chunk's positions of the log-probs of the whole vocabularies, not renormalised.
     """

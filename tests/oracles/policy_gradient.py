@@ -7,7 +7,7 @@ from .numerics import exp
 
 
 def ppo_term(ratio: float, advantage: float, clip_min: float, clip_max: float, dual: float | None) -> float:
-    """G3: l = max(-A r, -A clip(r, 1-clip_min, 1+clip_max)); G4: for A < 0, l = min(l, -A dual)."""
+    """l = max(-A r, -A clip(r, 1-clip_min, 1+clip_max)); ppo_dual_clip: for A < 0, l = min(l, -A dual)."""
     clipped = min(max(ratio, 1.0 - clip_min), 1.0 + clip_max)
     loss = max(-advantage * ratio, -advantage * clipped)
     if dual is not None and advantage < 0.0:
@@ -38,7 +38,7 @@ def ppo_clip(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """G3, G4: per token the clipped surrogate of r = exp(lp - lp_old), aggregated."""
+    """per token the clipped surrogate of r = exp(lp - lp_old), aggregated."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         policy = next_token_logprob(batch, outputs, b, t)
@@ -60,7 +60,7 @@ def grpo(
     reference_policy_kl_penalty: float = 0.04,
     kl_type: str = "k3",
 ) -> float:
-    """G5: per token G3 (or G4) + penalty * kl(lp - lp_ref), one aggregation over the sum.
+    """per token ppo_clip (or ppo_dual_clip) + penalty * kl(lp - lp_ref), one aggregation over the sum.
 
     reference_policy_logprobs is read only where the penalty is not 0.
     """

@@ -1,4 +1,4 @@
-"""Corrections for a behaviour policy that is not the old one (I1-I7): G3's terms times a constant weight W.
+"""Corrections for a behaviour policy that is not the old one (tis-divergence_mask): ppo_clip's terms times a constant weight W.
 
 g = lp_old - lp_gen of a token (lp_gen = generation_logprobs), W0 = e^g; sums and means over the row's trained tokens.
 """
@@ -58,7 +58,7 @@ def tis(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """I1: W = clamp(W0, is_min, is_max)."""
+    """W = clamp(W0, is_min, is_max)."""
 
     def weight(b: int, t: int) -> float:
         return min(max(exp(generation_gap(batch, b, t)), is_min), is_max)
@@ -77,7 +77,7 @@ def icepop(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """I2: W = W0 where is_min <= W0 <= is_max, else 0."""
+    """W = W0 where is_min <= W0 <= is_max, else 0."""
 
     def weight(b: int, t: int) -> float:
         w = exp(generation_gap(batch, b, t))
@@ -96,7 +96,7 @@ def seq_truncate(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """I3: W = min(e^{sum g}, is_max) of the row."""
+    """W = min(e^{sum g}, is_max) of the row."""
 
     def weight(b: int, _: int) -> float:
         return min(exp(sum(row_gaps(batch, b))), is_max)
@@ -115,7 +115,7 @@ def seq_mask(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """I4: W = e^{sum g} where is_min <= e^{sum g} <= is_max, else 0, for the whole row."""
+    """W = e^{sum g} where is_min <= e^{sum g} <= is_max, else 0, for the whole row."""
 
     def weight(b: int, _: int) -> float:
         w = exp(sum(row_gaps(batch, b)))
@@ -135,7 +135,7 @@ def seq_mask_tis(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """I5: W = the token's W0, untruncated, where the row has is_min <= e^{mean g} <= is_max, else 0."""
+    """W = the token's W0, untruncated, where the row has is_min <= e^{mean g} <= is_max, else 0."""
 
     def weight(b: int, t: int) -> float:
         gaps = row_gaps(batch, b)
@@ -155,7 +155,7 @@ def off_policy_mask(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """I6: W = 0 at tokens of A < 0 in rows with mean (lp_gen - lp) > threshold, else 1."""
+    """W = 0 at tokens of A < 0 in rows with mean (lp_gen - lp) > threshold, else 1."""
 
     def weight(row: int, t: int) -> float:
         drift = []
@@ -181,7 +181,7 @@ def divergence_mask(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """I7: W = 1 where kept, else 0.
+    """W = 1 where kept, else 0.
 
     k1  lower <= e^x <= upper, x of g; lower is 1 / upper where None
     k2  x <= upper, x of g^2 / 2

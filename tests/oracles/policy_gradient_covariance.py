@@ -1,4 +1,4 @@
-"""Policy-gradient losses over whole batches or sequences: G2, G16-G18, G20, G21.
+"""Policy-gradient losses over whole batches or sequences: rloo, gpg to kl_cov, next_token_logprobs, vapo.
 
 delta = lp - lp_old, r = exp(delta), A = advantages; T = number of trained tokens in the batch.
 """
@@ -27,10 +27,10 @@ def rloo(
     ratio_clip_min: float = 0.2,
     ratio_clip_max: float = 0.2,
 ) -> float:
-    """G2.
+    """rloo.
 
     sequence  row mean of max(-A_b s, -A_b clip(s)), s = exp(sum_t tm delta), A_b = sum_t tm A / max(n, 1)
-    token     G3 by token_mean
+    token     ppo_clip by token_mean
     """
     if ratio_level == "token":
         return ppo_clip(batch, outputs, ratio_clip_min=ratio_clip_min, ratio_clip_max=ratio_clip_max)
@@ -50,7 +50,7 @@ def rloo(
 
 
 def gpg(batch: Fields, outputs: Fields, *, aggregation: str = "token_mean", max_length: float | None = None) -> float:
-    """G16: l = -A lp, as G1; only its advantages are its own."""
+    """l = -A lp, as reinforce; only its advantages are its own."""
     return reinforce(batch, outputs, aggregation=aggregation, max_length=max_length)
 
 
@@ -83,7 +83,7 @@ def clip_cov(
     clip_cov_lb: float = 1.0,
     clip_cov_ub: float = 5.0,
 ) -> float:
-    """G17: G3 by token_mean, with the term set to 0 at k of the candidates.
+    """ppo_clip by token_mean, with the term set to 0 at k of the candidates.
 
     A candidate has lb < cov < ub, and -A clip(r) not above -A r. k = min(candidates, max(1, ceil(ratio T))), those
     of the smallest selection_noise, of equal noise the earlier ones; the noise is needed where candidates are left.
@@ -108,7 +108,7 @@ def clip_cov(
 
 
 def kl_cov(batch: Fields, outputs: Fields, *, kl_cov_ratio: float = 2e-4, ppo_kl_coef: float = 1.0) -> float:
-    """G18: l = -A r by token_mean, plus ppo_kl_coef |delta| at the max(1, ceil(ratio T)) tokens of the highest cov.
+    """l = -A r by token_mean, plus ppo_kl_coef |delta| at the max(1, ceil(ratio T)) tokens of the highest cov.
 
     Of equal cov the earlier tokens, row by row.
     """
@@ -123,7 +123,7 @@ def kl_cov(batch: Fields, outputs: Fields, *, kl_cov_ratio: float = 2e-4, ppo_kl
 
 
 def a2po(batch: Fields, outputs: Fields, *, beta: float = 1e-3) -> float:
-    """G20: row mean of (beta h - (reward - v_star))^2."""
+    """row mean of (beta h - (reward - v_star))^2."""
 
     def term(b: int) -> float:
         gap = float(batch["rewards"][b]) - float(batch["v_star"][b])
@@ -133,7 +133,7 @@ def a2po(batch: Fields, outputs: Fields, *, beta: float = 1e-3) -> float:
 
 
 def a2po_value(reference_rewards: NDArray[Any], beta1: float = 0.5) -> NDArray[Any]:
-    """G20's V* = beta1 (log sum_i e^{r_i / beta1} - log n) over the last axis, the n reference samples."""
+    """next_token_logprobs's V* = beta1 (log sum_i e^{r_i / beta1} - log n) over the last axis, the n reference samples."""
     rewards = np.asarray(reference_rewards, dtype=np.float64)
     values = np.zeros(rewards.shape[:-1])
     for place in np.ndindex(*values.shape):
@@ -143,7 +143,7 @@ def a2po_value(reference_rewards: NDArray[Any], beta1: float = 0.5) -> NDArray[A
 
 
 def vapo_nll(batch: Fields, outputs: Fields, *, coefficient: float = 1.0) -> float:
-    """G21: coefficient sum m (-lp) / max(D, 1) over the rows of positive reward.
+    """coefficient sum m (-lp) / max(D, 1) over the rows of positive reward.
 
     D = global_correct_toks, or else the sum of those m.
     """

@@ -39,7 +39,7 @@ def kl_k1(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """K1: coefficient d, aggregated."""
+    """coefficient d, aggregated."""
     return kl_loss(batch, outputs, "k1", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
 
 
@@ -54,7 +54,7 @@ def kl_k2(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """K2: coefficient d^2 / 2, aggregated."""
+    """coefficient d^2 / 2, aggregated."""
     return kl_loss(batch, outputs, "k2", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
 
 
@@ -69,7 +69,7 @@ def kl_k3(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """K3: coefficient (e^{-d} - 1 + d), aggregated."""
+    """coefficient (e^{-d} - 1 + d), aggregated."""
     return kl_loss(batch, outputs, "k3", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
 
 
@@ -84,7 +84,7 @@ def kl_abs(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """K4: coefficient |d|, aggregated."""
+    """coefficient |d|, aggregated."""
     return kl_loss(batch, outputs, "abs", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
 
 
@@ -117,7 +117,7 @@ def kl_straight_through(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """K5: the value of kl_type (the gradient is k2's)."""
+    """the value of kl_type (the gradient is k2's)."""
     terms = kl_estimates(batch, outputs, kl_type, input_clamp, output_clamp)
     return coefficient * aggregate(terms, batch, aggregation, max_length)
 
@@ -133,7 +133,7 @@ def kl_unbiased(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """K6: coefficient r kl, r = exp(lp - lp_old); the clamps are on d and on kl, before r."""
+    """coefficient r kl, r = exp(lp - lp_old); the clamps are on d and on kl, before r."""
     terms: TokenTerms = {}
     for (b, t), kl in kl_estimates(batch, outputs, kl_type, input_clamp, output_clamp).items():
         policy = next_token_logprob(batch, outputs, b, t)
@@ -180,7 +180,7 @@ def entropy_bonus(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """E1: -coefficient H aggregated, H of the logits that predict a trained token.
+    """-coefficient H aggregated, H of the logits that predict a trained token.
 
     Only tokens with H >= the (1 - top_quantile)-quantile of the batch's trained tokens count; the others stay in the
     divisors, with 0.

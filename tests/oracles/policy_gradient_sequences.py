@@ -1,4 +1,4 @@
-"""Policy-gradient losses with one ratio per sequence: G9, G10, G13, G14, G15.
+"""Policy-gradient losses with one ratio per sequence: gspo, gspo_token, luspo, vespo, gmpo.
 
 delta = lp - lp_old, n = sum_t tm of the row (at least 1 as a divisor); sample_mask weighs the row, no more.
 """
@@ -40,20 +40,20 @@ def gspo_terms(batch: Fields, outputs: Fields, clip_min: float, clip_max: float)
 
 
 def gspo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4) -> float:
-    """G9: l_t = max(-A_t s, -A_t clip(s)), s = exp(sum_t tm delta / n); seq_mean_token_mean."""
+    """l_t = max(-A_t s, -A_t clip(s)), s = exp(sum_t tm delta / n); seq_mean_token_mean."""
     terms = gspo_terms(batch, outputs, ratio_clip_min, ratio_clip_max)
     return aggregate(terms, batch, "seq_mean_token_mean", None)
 
 
 def gspo_token(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4) -> float:
-    """G10: log s_t = sg(log s) + lp - sg(lp): the value of G9."""
+    """log s_t = sg(log s) + lp - sg(lp): the value of gspo."""
     return gspo(batch, outputs, ratio_clip_min=ratio_clip_min, ratio_clip_max=ratio_clip_max)
 
 
 def gspo_token_gradient(
     batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4
 ) -> NDArray[Any]:
-    """G10: dl_t/dlp_t = -A_t s; 0 where A_t > 0 and s > 1 + clip_max, or A_t < 0 and s < 1 - clip_min."""
+    """dl_t/dlp_t = -A_t s; 0 where A_t > 0 and s > 1 + clip_max, or A_t < 0 and s < 1 - clip_min."""
     terms: TokenTerms = {}
     ratios = sequence_ratios(batch, outputs)
     for b, t in live_tokens(batch):
@@ -65,7 +65,7 @@ def gspo_token_gradient(
 
 
 def luspo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4) -> float:
-    """G13: n_b G9_b, mean over sequences = G9's per-token terms by seq_mean_token_sum."""
+    """n_b G9_b, mean over sequences = gspo's per-token terms by seq_mean_token_sum."""
     terms = gspo_terms(batch, outputs, ratio_clip_min, ratio_clip_max)
     return aggregate(terms, batch, "seq_mean_token_sum", None)
 
@@ -96,7 +96,7 @@ def vespo(
     k_neg: float = 3.0,
     lambda_neg: float = 2.0,
 ) -> float:
-    """G14: l = -sg(phi) A lp by token_mean."""
+    """l = -sg(phi) A lp by token_mean."""
     terms: TokenTerms = {}
     for (b, t), phi in vespo_weights(batch, outputs, k_pos, lambda_pos, k_neg, lambda_neg).items():
         terms[b, t] = -phi * advantage_at(batch, b, t) * next_token_logprob(batch, outputs, b, t)
@@ -112,14 +112,14 @@ def vespo_gradient(
     k_neg: float = 3.0,
     lambda_neg: float = 2.0,
 ) -> NDArray[Any]:
-    """G14: dl/dlp = -phi A."""
+    """dl/dlp = -phi A."""
     phis = vespo_weights(batch, outputs, k_pos, lambda_pos, k_neg, lambda_neg)
     terms = {(b, t): -phi * advantage_at(batch, b, t) for (b, t), phi in phis.items()}
     return spread(terms, batch, "token_mean", None)
 
 
 def gmpo(batch: Fields, outputs: Fields, *, clip_low: float = 0.4, clip_high: float = 0.4) -> float:
-    """G15: l_b = -exp(sum_t tm c_t / n) (sum_t tm A_t / n), mean over sequences.
+    """l_b = -exp(sum_t tm c_t / n) (sum_t tm A_t / n), mean over sequences.
 
     c_t = min(delta, clip_high) where A_t > 0, max(delta, -clip_low) where A_t < 0, delta where A_t = 0.
     """

@@ -69,7 +69,7 @@ def spread(terms: TokenTerms, batch: Fields, aggregation: str, max_length: float
 def reinforce(
     batch: Fields, outputs: Fields, *, aggregation: str = "token_mean", max_length: float | None = None
 ) -> float:
-    """G1: l = -A lp. No prev_logprobs."""
+    """l = -A lp. No prev_logprobs."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         terms[b, t] = -advantage_at(batch, b, t) * next_token_logprob(batch, outputs, b, t)
@@ -79,7 +79,7 @@ def reinforce(
 def on_policy(
     batch: Fields, outputs: Fields, *, aggregation: str = "token_mean", max_length: float | None = None
 ) -> float:
-    """G19: ratio exp(lp - sg(lp)) = 1, so l = -A. No prev_logprobs."""
+    """ratio exp(lp - sg(lp)) = 1, so l = -A. No prev_logprobs."""
     terms = {(b, t): -advantage_at(batch, b, t) for b, t in live_tokens(batch)}
     return aggregate(terms, batch, aggregation, max_length)
 
@@ -87,7 +87,7 @@ def on_policy(
 def on_policy_gradient(
     batch: Fields, outputs: Fields, *, aggregation: str = "token_mean", max_length: float | None = None
 ) -> NDArray[Any]:
-    """G19: dl/dlp = -A."""
+    """dl/dlp = -A."""
     terms = {(b, t): -advantage_at(batch, b, t) for b, t in live_tokens(batch)}
     return spread(terms, batch, aggregation, max_length)
 
@@ -102,7 +102,7 @@ def dual_clip(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """G4: G3, and where A < 0: min(G3, -A c)."""
+    """ppo_clip, and where A < 0: min(ppo_clip, -A c)."""
     return ppo_clip(
         batch,
         outputs,
@@ -115,14 +115,14 @@ def dual_clip(
 
 
 def dapo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.28) -> float:
-    """G6: G3 by token_mean, clip [0.8, 1.28], no KL."""
+    """ppo_clip by token_mean, clip [0.8, 1.28], no KL."""
     return ppo_clip(batch, outputs, ratio_clip_min=ratio_clip_min, ratio_clip_max=ratio_clip_max)
 
 
 def dr_grpo(
     batch: Fields, outputs: Fields, *, max_length: float, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.2
 ) -> float:
-    """G7: sum m G3 / (S_g max_length)."""
+    """sum m ppo_clip / (S_g max_length)."""
     return ppo_clip(
         batch,
         outputs,
@@ -134,7 +134,7 @@ def dr_grpo(
 
 
 def bnpo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.2) -> float:
-    """G8: sum m G3 / max(sum m, 1) over this batch, whatever the global counts say."""
+    """sum m ppo_clip / max(sum m, 1) over this batch, whatever the global counts say."""
     own = {name: value for name, value in batch.items() if name not in ("global_valid_toks", "global_valid_seqs")}
     return ppo_clip(own, outputs, ratio_clip_min=ratio_clip_min, ratio_clip_max=ratio_clip_max)
 
@@ -145,7 +145,7 @@ def clipped_weight(delta: float, clip_min: float, clip_max: float) -> float:
 
 
 def cispo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.2) -> float:
-    """G11: l = -sg(w) A lp by token_mean, w = clip(r, 1 - clip_min, 1 + clip_max)."""
+    """l = -sg(w) A lp by token_mean, w = clip(r, 1 - clip_min, 1 + clip_max)."""
     terms = token_terms(
         batch, outputs, lambda lp, delta, a: -clipped_weight(delta, ratio_clip_min, ratio_clip_max) * a * lp
     )
@@ -155,13 +155,13 @@ def cispo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 0.2, ratio_
 def cispo_gradient(
     batch: Fields, outputs: Fields, *, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.2
 ) -> NDArray[Any]:
-    """G11: dl/dlp = -w A, at every token."""
+    """dl/dlp = -w A, at every token."""
     terms = token_terms(batch, outputs, lambda _, delta, a: -clipped_weight(delta, ratio_clip_min, ratio_clip_max) * a)
     return spread(terms, batch, "token_mean", None)
 
 
 def sapo(batch: Fields, outputs: Fields, *, tau_pos: float = 1.0, tau_neg: float = 1.05) -> float:
-    """G12: l = -A (4/tau) sigma(tau (r - 1)) by seq_mean_token_mean; tau = tau_pos where A > 0, else tau_neg."""
+    """l = -A (4/tau) sigma(tau (r - 1)) by seq_mean_token_mean; tau = tau_pos where A > 0, else tau_neg."""
 
     def term(_: float, delta: float, a: float) -> float:
         tau = tau_pos if a > 0.0 else tau_neg
@@ -171,7 +171,7 @@ def sapo(batch: Fields, outputs: Fields, *, tau_pos: float = 1.0, tau_neg: float
 
 
 def sapo_gradient(batch: Fields, outputs: Fields, *, tau_pos: float = 1.0, tau_neg: float = 1.05) -> NDArray[Any]:
-    """G12: dl/dlp = -A r 4 s (1 - s), s = sigma(tau (r - 1))."""
+    """dl/dlp = -A r 4 s (1 - s), s = sigma(tau (r - 1))."""
 
     def slope(_: float, delta: float, a: float) -> float:
         z = (tau_pos if a > 0.0 else tau_neg) * (exp(delta) - 1.0)

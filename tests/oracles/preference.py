@@ -27,7 +27,7 @@ def dpo(
     label_smoothing: float = 0.0,
     average_log_probs: bool = False,
 ) -> float:
-    """P1, P2 (label smoothing e), P7 (average): x = beta (h_w - h_l).
+    """dpo, cdpo (label smoothing e), dpo_norm (average): x = beta (h_w - h_l).
 
     loss = sum_n w_n [-(1-e) log sigma(x_n) - e log sigma(-x_n)] / pairs
     """

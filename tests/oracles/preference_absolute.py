@@ -6,7 +6,7 @@ from .preference_terms import absolute_mean, sigmoid
 
 
 def nca_pair(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P12: -log sigma(r_w) - 1/2 log sigma(-r_w) - 1/2 log sigma(-r_l)."""
+    """-log sigma(r_w) - 1/2 log sigma(-r_w) - 1/2 log sigma(-r_l)."""
 
     def term(chosen: float, rejected: float) -> float:
         return softplus(-beta * chosen) + 0.5 * softplus(beta * chosen) + 0.5 * softplus(beta * rejected)
@@ -15,23 +15,23 @@ def nca_pair(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
 
 
 def bco_pair(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P14: -log sigma(r_w) - log sigma(-r_l)."""
+    """-log sigma(r_w) - log sigma(-r_l)."""
     return absolute_mean(batch, outputs, lambda chosen, rejected: softplus(-beta * chosen) + softplus(beta * rejected))
 
 
 def sppo_hard(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P16: (h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2."""
+    """(h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2."""
     half = 0.5 / beta
     return absolute_mean(batch, outputs, lambda chosen, rejected: (chosen - half) ** 2 + (rejected + half) ** 2)
 
 
 def apo_zero(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P19: (1 - sigma(r_w)) + sigma(r_l)."""
+    """(1 - sigma(r_w)) + sigma(r_l)."""
     return absolute_mean(batch, outputs, lambda chosen, rejected: sigmoid(-beta * chosen) + sigmoid(beta * rejected))
 
 
 def apo_down(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P20: sigma(r_w) + 1 - sigma(r_w - r_l)."""
+    """sigma(r_w) + 1 - sigma(r_w - r_l)."""
 
     def term(chosen: float, rejected: float) -> float:
         return sigmoid(beta * chosen) + sigmoid(-beta * (chosen - rejected))
@@ -40,7 +40,7 @@ def apo_down(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
 
 
 def dpop(batch: Fields, outputs: Fields, *, beta: float = 0.3, lambda_: float = 50.0) -> float:
-    """P31: -log sigma(beta (h_w - h_l - lambda max(0, -h_w)))."""
+    """-log sigma(beta (h_w - h_l - lambda max(0, -h_w)))."""
 
     def term(chosen: float, rejected: float) -> float:
         return softplus(-beta * (chosen - rejected - lambda_ * max(0.0, -chosen)))
@@ -49,7 +49,7 @@ def dpop(batch: Fields, outputs: Fields, *, beta: float = 0.3, lambda_: float = 
 
 
 def cal_dpo(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P35: -log sigma(h_w - h_l) + (h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2; no beta in the first term."""
+    """-log sigma(h_w - h_l) + (h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2; no beta in the first term."""
     half = 0.5 / beta
 
     def term(chosen: float, rejected: float) -> float:

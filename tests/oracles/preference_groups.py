@@ -37,7 +37,7 @@ def infonca(
     alpha: float = 1.0,
     variant: str = "infonca",
 ) -> float:
-    """P13, with q = softmax(rewards / alpha) over the group.
+    """infonca, with q = softmax(rewards / alpha) over the group.
 
     infonca  -sum_k q_k log softmax(r)_k
     nca      -sum_k [q_k log sigma(r_k) + (1/K) log sigma(-r_k)]
@@ -94,9 +94,9 @@ def tpo(
     loss_type: str = "sigmoid",
     nll_average: str = "sequence",
 ) -> float:
-    """P30 over triples (chosen, rejected, gold): the term below, plus tpo_alpha NLL of the gold rows.
+    """tpo over triples (chosen, rejected, gold): the term below, plus tpo_alpha NLL of the gold rows.
 
-    sigmoid  P2 at x = beta (p_w - p_l), with label_smoothing (in this form alone)
+    sigmoid  cdpo at x = beta (p_w - p_l), with label_smoothing (in this form alone)
     hinge    max(0, 1 - x)
     ipo      (a_w - a_l - 1/(2 beta))^2, a the averages p / max(n, 1)
     """
@@ -124,7 +124,7 @@ def tpo_l(
     gamma: float = 0.5,
     nll_average: str = "sequence",
 ) -> float:
-    """P30, lengths averaged out: -log sigma(beta (a_w - a_l) - gamma), plus tpo_alpha NLL of the gold rows."""
+    """tpo, lengths averaged out: -log sigma(beta (a_w - a_l) - gamma), plus tpo_alpha NLL of the gold rows."""
 
     def term(group: range) -> float:
         chosen, rejected = (sequence_logprob(batch, outputs, b, True) for b in group[:2])
@@ -134,7 +134,7 @@ def tpo_l(
 
 
 def slic_hf_with_target(batch: Fields, outputs: Fields, *, delta: float = 1.0, lambda_: float = 0.0) -> float:
-    """P5 over triples: group mean of max(0, delta - p_w + p_l) - lambda p_target; lambda = 0 is P5 over pairs."""
+    """slic_hf over triples: group mean of max(0, delta - p_w + p_l) - lambda p_target; lambda = 0 is slic_hf over pairs."""
     if lambda_ == 0.0:
         return slic_hf(batch, outputs, delta=delta)
 
@@ -153,7 +153,7 @@ def rrhf(
     length_penalty: float = 1.0,
     nll_weight: float = 1.0,
 ) -> float:
-    """P38: sum_g w_g [sum over i, j with rew_i < rew_j of max(0, s_i - s_j) - nll_weight p_best]; no divisor.
+    """sum_g w_g [sum over i, j with rew_i < rew_j of max(0, s_i - s_j) - nll_weight p_best]; no divisor.
 
     s = p / max(n, 1)^length_penalty; best is the first row of the highest reward.
     """
@@ -178,7 +178,7 @@ def rrhf(
 
 
 def plackett_luce_dpo(batch: Fields, outputs: Fields, *, group_size: int = 2, beta: float = 0.1) -> float:
-    """P39: -sum_k [r_(k) - log sum_{j >= k} e^{r_(j)}], (1), (2), .. by falling rewards; group mean."""
+    """-sum_k [r_(k) - log sum_{j >= k} e^{r_(j)}], (1), (2), .. by falling rewards; group mean."""
 
     def term(group: range) -> float:
         r = scores(batch, outputs, group, beta)
@@ -189,7 +189,7 @@ def plackett_luce_dpo(batch: Fields, outputs: Fields, *, group_size: int = 2, be
 
 
 def lipo(batch: Fields, outputs: Fields, *, group_size: int = 2, beta: float = 0.1) -> float:
-    """P39, LiPO-lambda: sum over i, j with rew_i > rew_j of g_ij d_ij (-log sigma(s_i - s_j)); group mean.
+    """plackett_luce_dpo, LiPO-lambda: sum over i, j with rew_i > rew_j of g_ij d_ij (-log sigma(s_i - s_j)); group mean.
 
     s = beta h; g_ij = |2^rew_i - 2^rew_j|; d_ij = |1/log(1 + rank_i) - 1/log(1 + rank_j)|, rank = 1, 2, .. by falling
     s, of equal ones the earlier row first.

@@ -7,7 +7,7 @@ from .preference_unpaired import row_mean
 
 
 def judged_term(batch: Fields, outputs: Fields, n: int, beta: float, loss_type: str) -> float:
-    """P1 (sigmoid) or P6 of sums (ipo) at D = h_winner - h_loser; row 2n wins where its label is nonzero."""
+    """dpo (sigmoid) or ipo of sums (ipo) at D = h_winner - h_loser; row 2n wins where its label is nonzero."""
     first, second = log_ratio_pair(batch, outputs, n)
     margin = first - second if float(batch["labels"][2 * n]) != 0.0 else second - first
     if loss_type == "sigmoid":
@@ -18,7 +18,7 @@ def judged_term(batch: Fields, outputs: Fields, n: int, beta: float, loss_type: 
 
 
 def online_dpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, loss_type: str = "sigmoid") -> float:
-    """P42: -log sigma(beta D) (sigmoid) or (D - 1/(2 beta))^2 (ipo), D = h_winner - h_loser; pair mean."""
+    """-log sigma(beta D) (sigmoid) or (D - 1/(2 beta))^2 (ipo), D = h_winner - h_loser; pair mean."""
     return pair_mean(batch, lambda n: judged_term(batch, outputs, n, beta, loss_type))
 
 
@@ -30,7 +30,7 @@ def xpo(
     alpha: float = 1e-5,
     loss_type: str = "sigmoid",
 ) -> float:
-    """P40: P42's term plus alpha p of the odd row, the reference's own sample; pair mean."""
+    """online_dpo's term plus alpha p of the odd row, the reference's own sample; pair mean."""
 
     def term(n: int) -> float:
         explored = sequence_logprob(batch, outputs, 2 * n + 1, False)
@@ -40,7 +40,7 @@ def xpo(
 
 
 def nash_md(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P41: row mean of beta sum_t tm sg(lp - lp_ref) lp - (P - 1/2) sum_t tm lp, P = preference_probability.
+    """row mean of beta sum_t tm sg(lp - lp_ref) lp - (P - 1/2) sum_t tm lp, P = preference_probability.
 
     The value; its gradient takes the log-ratio as a constant.
     """

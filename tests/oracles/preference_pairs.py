@@ -8,12 +8,12 @@ from .preference_terms import bernoulli_kl, log_ratio_pair, margin_mean, pair_me
 
 
 def cdpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, label_smoothing: float = 0.1) -> float:
-    """P2: -(1-e) log sigma(x) - e log sigma(-x), e = label_smoothing."""
+    """-(1-e) log sigma(x) - e log sigma(-x), e = label_smoothing."""
     return margin_mean(batch, outputs, lambda margin: smoothed(beta * margin, label_smoothing))
 
 
 def robust_dpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, label_smoothing: float = 0.1) -> float:
-    """P3: [-(1-e) log sigma(x) + e log sigma(-x)] / (1 - 2e), 0 <= e < 1/2."""
+    """[-(1-e) log sigma(x) + e log sigma(-x)] / (1 - 2e), 0 <= e < 1/2."""
     e = label_smoothing
     if not 0.0 <= e < 0.5:
         raise ValueError(f"label_smoothing must be in [0, 0.5), got {e}")
@@ -26,22 +26,22 @@ def robust_dpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, label_smoot
 
 
 def hinge_dpo(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P4: max(0, 1 - x)."""
+    """max(0, 1 - x)."""
     return margin_mean(batch, outputs, lambda margin: max(0.0, 1.0 - beta * margin))
 
 
 def ipo(batch: Fields, outputs: Fields, *, beta: float = 0.1, average_log_probs: bool = False) -> float:
-    """P6: (D - 1/(2 beta))^2, D of sums, or of averages where average_log_probs."""
+    """(D - 1/(2 beta))^2, D of sums, or of averages where average_log_probs."""
     return margin_mean(batch, outputs, lambda margin: (margin - 0.5 / beta) ** 2, average_log_probs)
 
 
 def dpo_norm(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P7: -log sigma(beta (h_w / n_w - h_l / n_l))."""
+    """-log sigma(beta (h_w / n_w - h_l / n_l))."""
     return margin_mean(batch, outputs, lambda margin: softplus(-beta * margin), True)
 
 
 def exo_pair(batch: Fields, outputs: Fields, *, beta: float = 0.1, label_smoothing: float = 1e-3) -> float:
-    """P11: KL(Bern(sigma(x)) || Bern(1-e)) = q (log q - log(1-e)) + (1-q) (log(1-q) - log e), q = sigma(x); e > 0."""
+    """KL(Bern(sigma(x)) || Bern(1-e)) = q (log q - log(1-e)) + (1-q) (log(1-q) - log e), q = sigma(x); e > 0."""
     e = label_smoothing
     if not 0.0 < e < 1.0:
         raise ValueError(f"label_smoothing must be in (0, 1), got {e}")
@@ -50,7 +50,7 @@ def exo_pair(batch: Fields, outputs: Fields, *, beta: float = 0.1, label_smoothi
 
 
 def discopop(batch: Fields, outputs: Fields, *, beta: float = 0.1, tau: float = 0.05) -> float:
-    """P22: (1-w) (-log sigma(x)) + w e^{-x}, w = sigma(x / tau); the last as e^{-x + log sigma(x / tau)}."""
+    """(1-w) (-log sigma(x)) + w e^{-x}, w = sigma(x / tau); the last as e^{-x + log sigma(x / tau)}."""
 
     def term(margin: float) -> float:
         x = beta * margin
@@ -60,7 +60,7 @@ def discopop(batch: Fields, outputs: Fields, *, beta: float = 0.1, tau: float = 
 
 
 def ld_dpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float = 0.5) -> float:
-    """P24: P1 with h = sum_{k <= L} d_k + alpha sum_{k > L} d_k; L = min(n_w, n_l), d = tm (lp - lp_ref).
+    """dpo with h = sum_{k <= L} d_k + alpha sum_{k > L} d_k; L = min(n_w, n_l), d = tm (lp - lp_ref).
 
     k = 1, 2, .. counts the row's trained tokens (those of token_mask != 0), not its columns.
     """
@@ -84,7 +84,7 @@ def ld_dpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float = 
 
 
 def r_dpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float = 0.01) -> float:
-    """P32: -log sigma(x + alpha (n_w - n_l)); n = sum_t tm of the row."""
+    """-log sigma(x + alpha (n_w - n_l)); n = sum_t tm of the row."""
 
     def term(n: int) -> float:
         chosen, rejected = log_ratio_pair(batch, outputs, n)

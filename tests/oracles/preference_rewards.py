@@ -18,25 +18,25 @@ def reward_mean(batch: Fields, outputs: Fields, term: Callable[[float, float], f
 
 
 def rpo_sq(batch: Fields, outputs: Fields, *, beta: float = 0.2, eta: float = 1.0) -> float:
-    """P36 sq: (x - y)^2, y = eta (rew_w - rew_l)."""
+    """rpo_sq sq: (x - y)^2, y = eta (rew_w - rew_l)."""
     return reward_mean(batch, outputs, lambda margin, gap: (beta * margin - eta * gap) ** 2)
 
 
 def rpo_fwd_kl(batch: Fields, outputs: Fields, *, beta: float = 0.2, eta: float = 1.0) -> float:
-    """P36 fwd_kl: KL(Bern(sigma(x)) || Bern(sigma(y)))."""
+    """rpo_sq fwd_kl: KL(Bern(sigma(x)) || Bern(sigma(y)))."""
     return reward_mean(batch, outputs, lambda margin, gap: bernoulli_kl(beta * margin, eta * gap))
 
 
 def rpo_bwd_kl(batch: Fields, outputs: Fields, *, beta: float = 0.2, eta: float = 1.0) -> float:
-    """P36 bwd_kl: KL(Bern(sigma(y)) || Bern(sigma(x)))."""
+    """rpo_sq bwd_kl: KL(Bern(sigma(y)) || Bern(sigma(x)))."""
     return reward_mean(batch, outputs, lambda margin, gap: bernoulli_kl(eta * gap, beta * margin))
 
 
 def odpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float = 1.0) -> float:
-    """P37: -log sigma(x - alpha (rew_w - rew_l)); f is the identity."""
+    """-log sigma(x - alpha (rew_w - rew_l)); f is the identity."""
     return reward_mean(batch, outputs, lambda margin, gap: softplus(-(beta * margin - alpha * gap)))
 
 
 def rebel(batch: Fields, outputs: Fields, *, eta: float = 1.0) -> float:
-    """P44: (D / eta - (rew_w - rew_l))^2."""
+    """(D / eta - (rew_w - rew_l))^2."""
     return reward_mean(batch, outputs, lambda margin, gap: (margin / eta - gap) ** 2)

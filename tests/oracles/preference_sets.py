@@ -30,7 +30,7 @@ def quantile_coupling(left: Weighted, right: Weighted) -> list[tuple[float, floa
 
 
 def transported(batch: Fields, left: Weighted, right: Weighted, beta: float, e: float) -> float:
-    """sum weight P2(beta d) / pairs over the coupled differences d; 0 where no pair is present."""
+    """sum weight cdpo(beta d) / pairs over the coupled differences d; 0 where no pair is present."""
     if not left:
         return 0.0
     total = 0.0
@@ -40,7 +40,7 @@ def transported(batch: Fields, left: Weighted, right: Weighted, beta: float, e: 
 
 
 def aot(batch: Fields, outputs: Fields, *, beta: float = 0.1, label_smoothing: float = 0.0) -> float:
-    """P17: P2 at beta d, d = sort(p_w - p_l) - sort(ref_w - ref_l), over the pairs of weight > 0."""
+    """cdpo at beta d, d = sort(p_w - p_l) - sort(ref_w - ref_l), over the pairs of weight > 0."""
     policy: Weighted = []
     reference: Weighted = []
     for n, weight in enumerate(pair_weights(batch, batch["token_mask"].shape[0])):
@@ -56,7 +56,7 @@ def aot(batch: Fields, outputs: Fields, *, beta: float = 0.1, label_smoothing: f
 
 
 def aot_unpaired(batch: Fields, outputs: Fields, *, beta: float = 0.1, label_smoothing: float = 0.0) -> float:
-    """P18: P2 at beta d, d = sort(h_w) - sort(h_l), over the pairs of weight > 0."""
+    """cdpo at beta d, d = sort(h_w) - sort(h_l), over the pairs of weight > 0."""
     above: Weighted = []
     below: Weighted = []
     for n, weight in enumerate(pair_weights(batch, batch["token_mask"].shape[0])):

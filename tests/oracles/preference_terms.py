@@ -19,7 +19,7 @@ def bernoulli_kl(a: float, b: float) -> float:
 
 
 def smoothed(x: float, e: float) -> float:
-    """P2's term: -(1-e) log sigma(x) - e log sigma(-x)."""
+    """cdpo's term: -(1-e) log sigma(x) - e log sigma(-x)."""
     return (1.0 - e) * softplus(-x) + e * softplus(x)
 
 

@@ -26,7 +26,7 @@ def desirable(batch: Fields, b: int) -> bool:
 def bco_state(
     batch: Fields, outputs: Fields, *, beta: float = 0.1, mean: float = 0.0, count: float = 0.0
 ) -> tuple[float, float]:
-    """P15, the state after a training batch: (mean, count) of all r so far, each row of weight != 0 counted once."""
+    """bco, the state after a training batch: (mean, count) of all r so far, each row of weight != 0 counted once."""
     total = mean * count
     for b in range(batch["token_mask"].shape[0]):
         if row_weight(batch, b) != 0.0:
@@ -44,7 +44,7 @@ def bco(
     count: float = 0.0,
     training: bool = True,
 ) -> float:
-    """P15: -log sigma(r - d) where desirable, -u log sigma(-(r - d)) where not; row mean.
+    """-log sigma(r - d) where desirable, -u log sigma(-(r - d)) where not; row mean.
 
     d is the mean of the state, with this batch's r already in it when training.
     u = clamp(p / (1 - p + 1e-8), 0.5, 10) with p = desirable_probability, 1 where the batch has none.
@@ -84,12 +84,12 @@ def apo_zero_unpaired(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> float:
-    """P21: lambda_D (1 - sigma(r)) where desirable, lambda_U sigma(r) where not; row mean."""
+    """lambda_D (1 - sigma(r)) where desirable, lambda_U sigma(r) where not; row mean."""
     return bounded_mean(batch, outputs, beta, 0.0, desirable_weight, undesirable_weight)
 
 
 def kl_reference_point(batch: Fields) -> float:
-    """P25's z: max(0, kl_reference_point), or else max(0, sum_b w_b x_b / max(sum_b w_b, 1)) of the local rows.
+    """kto's z: max(0, kl_reference_point), or else max(0, sum_b w_b x_b / max(sum_b w_b, 1)) of the local rows.
 
     x = mismatched_log_ratios, w = sample_mask.
     """
@@ -112,5 +112,5 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> float:
-    """P25: lambda_D (1 - sigma(beta (h - z))) where desirable, lambda_U (1 - sigma(beta (z - h))) where not."""
+    """lambda_D (1 - sigma(beta (h - z))) where desirable, lambda_U (1 - sigma(beta (z - h))) where not."""
     return bounded_mean(batch, outputs, beta, kl_reference_point(batch), desirable_weight, undesirable_weight)

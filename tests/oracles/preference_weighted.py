@@ -27,7 +27,7 @@ def wpo(
     label_smoothing: float = 0.0,
     weighting: str = "aligned",
 ) -> float:
-    """P23: W P2(x), pair mean.
+    """W cdpo(x), pair mean.
 
     aligned  W = e^{g_w} e^{g_l}, g the mean over the row's trained tokens of lp - log sum_v p_v^2
     clamped  W = min(1, e^{a_w + a_l}), a the row's mean log-prob
@@ -89,12 +89,12 @@ def kl_offset(batch: Fields, outputs: Fields, beta: float, alpha: float) -> floa
 
 
 def tdpo1(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P33: -log sigma(beta (D - (K_l - K_w))), K the row's sum of KL(reference || policy)."""
+    """-log sigma(beta (D - (K_l - K_w))), K the row's sum of KL(reference || policy)."""
     return kl_offset(batch, outputs, beta, 1.0)
 
 
 def tdpo2(batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float = 0.5) -> float:
-    """P33: -log sigma(beta (D - alpha (K_l - sg(K_w)))); the value."""
+    """-log sigma(beta (D - alpha (K_l - sg(K_w)))); the value."""
     return kl_offset(batch, outputs, beta, alpha)
 
 
@@ -118,7 +118,7 @@ def mean_margin(batch: Fields, outputs: Fields, weights: list[float]) -> float:
 
 
 def beta_dpo_state(batch: Fields, outputs: Fields, *, ema: float = 0.9, gap_mean: float = 0.0) -> float:
-    """P34, M0 after a training batch: ema M0 + (1 - ema) mean D over all present pairs; without one, M0."""
+    """beta_dpo, M0 after a training batch: ema M0 + (1 - ema) mean D over all present pairs; without one, M0."""
     weights = pair_weights(batch, batch["token_mask"].shape[0])
     if not any(weights):
         return gap_mean
@@ -134,7 +134,7 @@ def beta_dpo(
     ema: float = 0.9,
     gap_mean: float = 0.0,
 ) -> float:
-    """P34: -log sigma(B D), B = max(beta (1 + a (mean D - M0)), 1e-3) with the mean over the selected present pairs.
+    """-log sigma(B D), B = max(beta (1 + a (mean D - M0)), 1e-3) with the mean over the selected present pairs.
 
     A pair weighs the lesser sample_mask times the lesser selection_mask of its rows; M0 = gap_mean, before its update.
     """
@@ -150,12 +150,12 @@ def beta_dpo(
 
 
 def rpo_scale(batch: Fields, outputs: Fields, *, beta: float = 0.2) -> float:
-    """P36 scale: |rew_w - rew_l| (-log sigma(x))."""
+    """rpo_sq scale: |rew_w - rew_l| (-log sigma(x))."""
     return reward_mean(batch, outputs, lambda margin, gap: abs(gap) * softplus(-beta * margin))
 
 
 def sppo_soft(batch: Fields, outputs: Fields, *, beta: float = 0.1) -> float:
-    """P16 soft: (h_w - c)^2 + (h_l + c)^2, c = (P - 1/2) / beta, P = preference_probability of the chosen row."""
+    """sppo_hard soft: (h_w - c)^2 + (h_l + c)^2, c = (P - 1/2) / beta, P = preference_probability of the chosen row."""
 
     def term(n: int) -> float:
         chosen, rejected = log_ratio_pair(batch, outputs, n)
@@ -173,7 +173,7 @@ def chi_po(
     log_ratio_limit: float = 20.0,
     reward_limit: float = 10.0,
 ) -> float:
-    """P43: -log sigma(clip(beta (u(h_w) - u(h_l)), -2 R, 2 R)), u(h) = e^{min(h, log_ratio_limit)} + h, R = reward_limit."""
+    """-log sigma(clip(beta (u(h_w) - u(h_l)), -2 R, 2 R)), u(h) = e^{min(h, log_ratio_limit)} + h, R = reward_limit."""
     bound = 2.0 * reward_limit
 
     def term(chosen: float, rejected: float) -> float:

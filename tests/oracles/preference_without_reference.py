@@ -36,7 +36,7 @@ def chosen_nll(batch: Fields, outputs: Fields, nll: str) -> float:
 
 
 def orpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, nll: str = "row_mean") -> float:
-    """P26: NLL_chosen - beta log sigma(o), o = (a_w - a_l) - (log(1 - e^{a_w}) - log(1 - e^{a_l})).
+    """NLL_chosen - beta log sigma(o), o = (a_w - a_l) - (log(1 - e^{a_w}) - log(1 - e^{a_l})).
 
     o = 0 where a row has no trained token: its odds are undefined.
     """
@@ -61,7 +61,7 @@ def cpo(
     label_smoothing: float = 0.0,
     nll: str = "row_mean",
 ) -> float:
-    """P27: P2 at x = beta (p_w - p_l), plus alpha NLL_chosen."""
+    """cdpo at x = beta (p_w - p_l), plus alpha NLL_chosen."""
 
     def term(n: int) -> float:
         chosen, rejected = logprob_pair(batch, outputs, n)
@@ -72,7 +72,7 @@ def cpo(
 
 
 def simpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, gamma: float = 0.5) -> float:
-    """P28: -log sigma(beta (a_w - a_l) - gamma)."""
+    """-log sigma(beta (a_w - a_l) - gamma)."""
 
     def term(n: int) -> float:
         chosen, rejected = logprob_pair(batch, outputs, n, average=True)
@@ -91,7 +91,7 @@ def power_gap(chosen: float, rejected: float, alpha: float) -> float:
 
 
 def alphapo(batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float = 0.25, gamma: float = 0.5) -> float:
-    """P29: P28 with (1 - e^{-alpha a}) / alpha in place of a; alpha = 0 is P28."""
+    """simpo with (1 - e^{-alpha a}) / alpha in place of a; alpha = 0 is simpo."""
 
     def term(n: int) -> float:
         chosen, rejected = logprob_pair(batch, outputs, n, average=True)
@@ -101,7 +101,7 @@ def alphapo(batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float =
 
 
 def slic_hf(batch: Fields, outputs: Fields, *, delta: float = 1.0) -> float:
-    """P5: max(0, delta - p_w + p_l); without the SFT term."""
+    """max(0, delta - p_w + p_l); without the SFT term."""
 
     def term(n: int) -> float:
         chosen, rejected = logprob_pair(batch, outputs, n)

@@ -5,7 +5,7 @@ from .numerics import softplus
 
 
 def bradley_terry(batch: Fields, outputs: Fields) -> float:
-    """R1: sum_n w_n (-log sigma(r_w - r_l)) / pairs; rows 0, 2, .. chosen, rows 1, 3, .. rejected."""
+    """sum_n w_n (-log sigma(r_w - r_l)) / pairs; rows 0, 2, .. chosen, rows 1, 3, .. rejected."""
     weights = pair_weights(batch, outputs["rewards"].shape[0])
     total = 0.0
     for n, weight in enumerate(weights):

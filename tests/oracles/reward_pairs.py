@@ -19,7 +19,7 @@ def reward_pair_mean(batch: Fields, outputs: Fields, term: Callable[[int, float,
 
 
 def bt_margin(batch: Fields, outputs: Fields) -> float:
-    """R2: -log sigma(rho_w - rho_l - margin), the margin of the chosen row."""
+    """-log sigma(rho_w - rho_l - margin), the margin of the chosen row."""
 
     def term(row: int, chosen: float, rejected: float) -> float:
         return softplus(-(chosen - rejected - float(batch["margin"][row])))
@@ -28,7 +28,7 @@ def bt_margin(batch: Fields, outputs: Fields) -> float:
 
 
 def bt_centered(batch: Fields, outputs: Fields, *, center_coefficient: float = 0.01) -> float:
-    """R3: -log sigma(rho_w - rho_l) + c (rho_w + rho_l)^2."""
+    """-log sigma(rho_w - rho_l) + c (rho_w + rho_l)^2."""
 
     def term(_row: int, chosen: float, rejected: float) -> float:
         return softplus(rejected - chosen) + center_coefficient * (chosen + rejected) ** 2
@@ -37,12 +37,12 @@ def bt_centered(batch: Fields, outputs: Fields, *, center_coefficient: float = 0
 
 
 def logexp_pairwise(batch: Fields, outputs: Fields) -> float:
-    """R4: log(1 + e^{rho_l - rho_w}), which is bradley_terry's term."""
+    """log(1 + e^{rho_l - rho_w}), which is bradley_terry's term."""
     return reward_pair_mean(batch, outputs, lambda _row, chosen, rejected: softplus(rejected - chosen))
 
 
 def bt_soft_label(batch: Fields, outputs: Fields) -> float:
-    """R5: -q log sigma(d) - (1-q) log sigma(-d), d = rho_w - rho_l, q = the chosen row's preference_probability."""
+    """-q log sigma(d) - (1-q) log sigma(-d), d = rho_w - rho_l, q = the chosen row's preference_probability."""
 
     def term(row: int, chosen: float, rejected: float) -> float:
         q = float(batch["preference_probability"][row])
@@ -52,7 +52,7 @@ def bt_soft_label(batch: Fields, outputs: Fields) -> float:
 
 
 def all_pairs_k(batch: Fields, outputs: Fields, *, group_size: int = 2) -> float:
-    """R8: per group sum -log sigma(rho_i - rho_j) over the pairs with reward_i > reward_j, over K (K-1) / 2.
+    """per group sum -log sigma(rho_i - rho_j) over the pairs with reward_i > reward_j, over K (K-1) / 2.
 
     A pair of equal true rewards adds nothing to the sum and still counts among the K (K-1) / 2.
     """
@@ -69,7 +69,7 @@ def all_pairs_k(batch: Fields, outputs: Fields, *, group_size: int = 2) -> float
 
 
 def plackett_luce_rm(batch: Fields, outputs: Fields, *, group_size: int = 2) -> float:
-    """R9: per group sum_k (logsumexp(rho_k, .., rho_K) - rho_k), k running from the best true reward to the worst."""
+    """per group sum_k (logsumexp(rho_k, .., rho_K) - rho_k), k running from the best true reward to the worst."""
 
     def term(members: range) -> float:
         scores = [float(outputs["rewards"][b]) for b in best_first(batch["rewards"], members)]

@@ -18,12 +18,12 @@ def reward_row_mean(batch: Fields, outputs: Fields, term: Callable[[int, float],
 
 
 def reward_regression(batch: Fields, outputs: Fields) -> float:
-    """R6: (rho - score)^2, over rows."""
+    """(rho - score)^2, over rows."""
     return reward_row_mean(batch, outputs, lambda b, rho: (rho - float(batch["scores"][b])) ** 2)
 
 
 def orm_bce(batch: Fields, outputs: Fields) -> float:
-    """R7, outcomes: -y log sigma(rho) - (1-y) log sigma(-rho), y the row's label, over rows."""
+    """process and outcome rewards, outcomes: -y log sigma(rho) - (1-y) log sigma(-rho), y the row's label, over rows."""
 
     def term(b: int, rho: float) -> float:
         y = float(batch["labels"][b])
@@ -33,7 +33,7 @@ def orm_bce(batch: Fields, outputs: Fields) -> float:
 
 
 def prm_token_ce(batch: Fields, outputs: Fields) -> float:
-    """R7, steps: sum m (-log p_label) / T over the tokens 1 .. S-1 whose step label is not -100.
+    """process and outcome rewards, steps: sum m (-log p_label) / T over the tokens 1 .. S-1 whose step label is not -100.
 
     Logits, label and m = token_mask sample_mask are all read at the token's own index; T = global_valid_toks, or
     else the sum of m over the labelled tokens, at least 1.

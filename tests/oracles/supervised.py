@@ -4,7 +4,7 @@ from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logpr
 
 
 def nll(batch: Fields, outputs: Fields, *, aggregation: str = "token_mean", max_length: float | None = None) -> float:
-    """S1: l[b,t] = -lp[b,t]; token_mean gives -sum m lp / T_g."""
+    """l[b,t] = -lp[b,t]; token_mean gives -sum m lp / T_g."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         terms[b, t] = -next_token_logprob(batch, outputs, b, t)

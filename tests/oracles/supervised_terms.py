@@ -36,7 +36,7 @@ def label_smoothed_ce(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """S2: (1-e) (-log p_y) + e mean_v (-log p_v), the mean over all V tokens, or over the V-1 others than y."""
+    """(1-e) (-log p_y) + e mean_v (-log p_v), the mean over all V tokens, or over the V-1 others than y."""
     if spread not in ("vocabulary", "others"):
         raise ValueError(f"unknown spread {spread!r}")
     e = label_smoothing
@@ -63,7 +63,7 @@ def weighted_nll(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """S3: w (-lp), w = token_weights; with divisor "weights": sum w m (-lp) / max(sum w m, 1)."""
+    """w (-lp), w = token_weights; with divisor "weights": sum w m (-lp) / max(sum w m, 1)."""
     if divisor not in ("tokens", "weights"):
         raise ValueError(f"unknown divisor {divisor!r}")
     if divisor == "weights" and aggregation != "token_mean":
@@ -94,7 +94,7 @@ def focal_ce(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """S4: alpha (1 - p_y)^gamma (-log p_y); detach_weight is about the gradient alone."""
+    """alpha (1 - p_y)^gamma (-log p_y); detach_weight is about the gradient alone."""
 
     def term(b: int, t: int) -> float:
         lp = next_token_logprob(batch, outputs, b, t)
@@ -111,7 +111,7 @@ def poly1_ce(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """S5: -log p_y + epsilon (1 - p_y)."""
+    """-log p_y + epsilon (1 - p_y)."""
 
     def term(b: int, t: int) -> float:
         lp = next_token_logprob(batch, outputs, b, t)
@@ -128,7 +128,7 @@ def z_loss(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """S6: coefficient logsumexp(z)^2 of the logits z at the position."""
+    """coefficient logsumexp(z)^2 of the logits z at the position."""
 
     def term(b: int, t: int) -> float:
         return coefficient * logsumexp([float(z) for z in outputs["logits"][b, t]]) ** 2
@@ -137,7 +137,7 @@ def z_loss(
 
 
 def dft(batch: Fields, outputs: Fields, *, aggregation: str = "token_mean", max_length: float | None = None) -> float:
-    """S7: -p log p of the target, p = e^lp; 0 at p = 0."""
+    """-p log p of the target, p = e^lp; 0 at p = 0."""
 
     def term(b: int, t: int) -> float:
         lp = next_token_logprob(batch, outputs, b, t)
@@ -190,7 +190,7 @@ def unlikelihood(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """S8: -log p_y - alpha sum_{c in C_t} log(1 - p_c).
+    """-log p_y - alpha sum_{c in C_t} log(1 - p_c).
 
     C_t is context_tokens ("context") or repeated_token ("repeated_ngrams").
     """
@@ -216,7 +216,7 @@ def confidence_penalty(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """S9: -log p_y - coefficient H(p), H(p) = -sum_v p_v log p_v with 0 log 0 = 0."""
+    """-log p_y - coefficient H(p), H(p) = -sum_v p_v log p_v with 0 log 0 = 0."""
 
     def term(b: int, t: int) -> float:
         logprobs = vocabulary_logprobs(outputs, b, t)
@@ -227,7 +227,7 @@ def confidence_penalty(
 
 
 def mtp_ce(batch: Fields, outputs: Fields, *, head_weights: Sequence[float] | None = None) -> float:
-    """S10: sum_d lambda_d sum_bt token_mask[b,t+d] sample_mask[b] (-log p_d(token t+d)) / T.
+    """sum_d lambda_d sum_bt token_mask[b,t+d] sample_mask[b] (-log p_d(token t+d)) / T.
 
     Head d = 1 .. H is mtp_logits[b, t, d-1]; T = global_valid_toks or head 1's sum of weights.
     """

@@ -174,7 +174,7 @@ def test_pair_weights_by_hand() -> None:
     total = 0.5 * 0.31326168751822286 + 2.1269280110429727
     assert bradley_terry(batch, outputs) == near(total / 1.5)
     assert bradley_terry({**batch, "global_valid_seqs": np.array(8.0)}, outputs) == near(total / 4.0)
-    # DPO with the same gaps and beta = 1 is the same number (R1 = P1 with rho = beta h).
+    # DPO with the same gaps and beta = 1 is the same number (bradley_terry = dpo with rho = beta h).
     rewards = outputs["rewards"]
     tokens: Data = {**batch, "token_mask": np.ones((6, 2)), "reference_policy_logprobs": np.zeros((6, 2))}
     assert dpo(tokens, {"next_token_logprobs": rewards[:, None] - 3.0}, beta=1.0) == near(total / 1.5)

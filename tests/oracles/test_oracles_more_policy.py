@@ -69,7 +69,7 @@ def on_policy_case(seed: int) -> tuple[Data, Data]:
 
 
 def test_clipped_losses_by_hand() -> None:
-    # G3 at [0.8, 1.2]: -1.2, -0.5, 0.8, 5. Dual clip at 3: the last is 3. Upper bound 1.28: the first is -1.28.
+    # ppo_clip at [0.8, 1.2]: -1.2, -0.5, 0.8, 5. Dual clip at 3: the last is 3. Upper bound 1.28: the first is -1.28.
     batch, outputs = four()
     assert dual_clip(batch, outputs) == near((-1.2 - 0.5 + 0.8 + 3.0) / 4)
     assert dual_clip(batch, outputs, ratio_clip_c=4.0) == near((-1.2 - 0.5 + 0.8 + 4.0) / 4)

@@ -55,7 +55,7 @@ def test_rloo_by_hand() -> None:
 
 
 def test_rloo_reductions() -> None:
-    # One trained token: G3 by rows.
+    # One trained token: ppo_clip by rows.
     batch, outputs = ratios(arr([1.7], [0.3], [1.1], [0.6]), arr([1.0], [-2.0], [0.5], [1.5]))
     assert rloo(batch, outputs) == near(ppo_clip(batch, outputs))
     batch, outputs = on_policy_case(70)

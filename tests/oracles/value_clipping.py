@@ -4,7 +4,7 @@ from .counts import Fields, live_tokens, row_weight, token_count
 
 
 def value_clipped(batch: Fields, outputs: Fields, *, scale: float = 1.0, value_clip: float | None = 0.2) -> float:
-    """V2: 1/2 scale sum m max((v - R)^2, (clip(v, v_old - c, v_old + c) - R)^2) / T_g, c = value_clip; None is V1.
+    """1/2 scale sum m max((v - R)^2, (clip(v, v_old - c, v_old + c) - R)^2) / T_g, c = value_clip; None is value_mse.
 
     v of outputs["values"], v_old of batch["values"], both at the token's own index.
     """

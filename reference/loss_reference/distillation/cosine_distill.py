@@ -59,6 +59,7 @@ class CosineDistillLoss(LossFunction):
         DISTILLATION,
         direction={"beta": +1, "hard_weight": +1},
         options={"beta": Option(values=(0.5, 1.0)), "hard_weight": Option(values=(0.0, 0.5, 1.0))},
+        exempt={"logit_shift": "the angle between two vectors of scores changes with their common level"},
     )
     beta = Setting(0.5, above=0.0)
     hard_weight = Setting(0.0, least=0.0)

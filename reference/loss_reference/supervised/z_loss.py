@@ -46,6 +46,7 @@ class ZLoss(TokenLevelLoss):
         lower_bound=0.0,
         direction={"coefficient": +1},
         options={**AGGREGATION_OPTIONS, "coefficient": Option(values=(0.0, 1e-4, 1.0))},
+        exempt={"logit_shift": "it is there to keep the level of the logits, which nothing else sees, near 0"},
     )
     coefficient = Setting(1e-4, least=0.0)
 
