@@ -168,10 +168,6 @@ class Bench:
             self._cases[key] = build(self.schemas[route], plan).cast(self.dtype)
         return self._cases[key]
 
-    def route_of(self, case: Case) -> int:
-        """Return which set of inputs a drawn case fills."""
-        return next((i for i, schema in enumerate(self.schemas) if schema == case.schema), 0)
-
     def base(self, case: Case) -> Evaluation:
         """Return the evaluation of an untouched case, computed once."""
         known = self._bases.get(id(case))

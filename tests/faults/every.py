@@ -17,6 +17,7 @@ from tests.faults import (
     masking,
     metrics,
     options,
+    process,
     reduction,
     routes,
     stability,
@@ -37,6 +38,7 @@ MODULES: Final = (
     bounds,
     direction,
     options,
+    process,
     metrics,
     stability,
 )
