@@ -10,6 +10,7 @@ import torch
 
 from loss_conformance.apart.switch import IN_PROCESS
 from loss_conformance.attempt import Answers
+from loss_conformance.checks.registry import every_check
 from loss_conformance.engine import Engine
 from loss_conformance.guard import accelerator_here
 
@@ -20,8 +21,10 @@ def answering(make: Callable[[], Engine], name: str) -> Answers:
     """Return what answers for the engine ``make`` makes: that engine itself, or one in a child of this process.
 
     Raises:
+        BrokenExtension: checks of another distribution cannot be loaded.
         TargetError, CannotFeed, ...: what ``make`` raises.
     """
+    every_check()  # loads the checks of other distributions here once, rather than in every child
     if not _may_fork():
         return make()
     from loss_conformance.apart.engine_apart import EngineApart
