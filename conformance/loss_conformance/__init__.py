@@ -10,16 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loss_conformance.checks.registry import Check, check
+    from loss_conformance.checks.registry import Check, Cost, Severity, check
     from loss_conformance.doors import NonConformant, check_loss, conformance_checks, verify
+    from loss_conformance.trial import Broken, NotExercised, Trial
     from loss_conformance.verdict import Failure, Report, Status, Verdict
 
 _HOME = {
+    "Broken": "loss_conformance.trial",
     "Check": "loss_conformance.checks.registry",
+    "Cost": "loss_conformance.checks.registry",
     "Failure": "loss_conformance.verdict",
     "NonConformant": "loss_conformance.doors",
+    "NotExercised": "loss_conformance.trial",
     "Report": "loss_conformance.verdict",
+    "Severity": "loss_conformance.checks.registry",
     "Status": "loss_conformance.verdict",
+    "Trial": "loss_conformance.trial",
     "Verdict": "loss_conformance.verdict",
     "check": "loss_conformance.checks.registry",
     "check_loss": "loss_conformance.doors",
@@ -28,11 +34,16 @@ _HOME = {
 }
 
 __all__ = [
+    "Broken",
     "Check",
+    "Cost",
     "Failure",
     "NonConformant",
+    "NotExercised",
     "Report",
+    "Severity",
     "Status",
+    "Trial",
     "Verdict",
     "check",
     "check_loss",

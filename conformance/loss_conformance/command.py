@@ -33,9 +33,13 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 conformant, 1 a check failed, 4 usage."""
+    from loss_conformance.extensions import BrokenExtension
+
     namespace = _parser().parse_args(arguments)
     try:
         return int(namespace.run(namespace))
+    except BrokenExtension as error:
+        return _usage(error)
     except BrokenPipeError:  # `loss-conformance list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK

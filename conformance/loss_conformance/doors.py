@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from loss_conformance.apart.apart import answering
+from loss_conformance.attempt import Answers
 from loss_conformance.checks.registry import every_check, select_checks
 from loss_conformance.engine import Engine
 from loss_conformance.report.failure_block import failure_block
 from loss_conformance.subject.handing_through import HandingThrough
 from loss_conformance.subject.interface import InterfaceProtocol
 from loss_conformance.subject.load import load_subject
+from loss_conformance.subject.locate import locate
 from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.subject.reference import baseline_subject
 from loss_conformance.verdict import Report, Status, Verdict
@@ -65,9 +70,14 @@ def check_loss(
         CannotFeed: no inputs were found that it accepts.
         ValueError: unknown check, profile or baseline.
     """
-    subject = load_subject(loss, config=config, contract=contract)
-    engine = Engine(subject, profile=profile, seed=seed, device=device, baseline=baseline_subject(baseline, subject))
-    return _report(engine, checks)
+
+    def make() -> Engine:
+        subject = load_subject(loss, config=config, contract=contract)
+        reference = baseline_subject(baseline, subject)
+        return Engine(subject, profile=profile, seed=seed, device=device, baseline=reference)
+
+    with contextlib.closing(_answering(make, loss)) as engine:
+        return _report(engine, checks)
 
 
 def verify(
@@ -119,7 +129,7 @@ class BoundCheck:
     def __call__(self) -> Verdict:
         verdict = self._suite.engine.run(self.name)
         if verdict.status in (Status.FAILED, Status.BLOCKED):
-            raise NonConformant(Report(self._suite.engine.subject.target, (verdict,), seed=self._suite.engine.seed))
+            raise NonConformant(Report(self._suite.engine.target, (verdict,), seed=self._suite.engine.seed))
         return verdict
 
     def __repr__(self) -> str:
@@ -129,12 +139,12 @@ class BoundCheck:
 class _Suite:
     """An engine made when its first check runs, so that collecting tests constructs no loss."""
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Engine], loss: Any) -> None:
+        self._make, self._loss = make, loss
 
     @cached_property
-    def engine(self) -> Engine:
-        return self._make()
+    def engine(self) -> Answers:
+        return _answering(self._make, self._loss)
 
 
 def conformance_checks(
@@ -162,15 +172,21 @@ def conformance_checks(
     unknown = set(how) - {"config", "contract", "baseline", "device"}
     if unknown:
         raise TypeError(f"conformance_checks() got an unexpected keyword argument {min(unknown)!r}")
-    suite = _Suite(make)
+    suite = _Suite(make, loss)
     bound = [BoundCheck(check.name, suite) for check in select_checks(checks) if check.belongs_to(profile)]
     return pytest.mark.parametrize("check", bound, ids=repr)
 
 
-def _report(engine: Engine, checks: tuple[str, ...]) -> Report:
+def _answering(make: Callable[[], Engine], loss: Any) -> Answers:
+    if isinstance(loss, str):
+        locate(loss, Path.cwd())  # imported here once, rather than in every child
+    return answering(make, loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__qualname__))
+
+
+def _report(engine: Answers, checks: tuple[str, ...]) -> Report:
     selected = {check.name for check in select_checks(checks)}
     verdicts = tuple(engine.run(check.name) for check in engine.checks() if check.name in selected)
-    return Report(engine.subject.target, verdicts, engine.facts(), engine.warnings(), engine.seed)
+    return Report(engine.target, verdicts, tuple(engine.facts()), tuple(engine.warnings()), engine.seed)
 
 
 def _blocks(report: Report) -> str:

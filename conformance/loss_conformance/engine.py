@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import cycle
 from typing import Any, Final
 
 import hypothesis
 import torch
 
+from loss_conformance.attempt import FIRST_CONTACT, Attempt, Watch, unwatched
 from loss_conformance.bench import Bench
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.describe import describe_case
@@ -68,6 +70,25 @@ class Engine:
         self._verdicts: dict[str, Verdict] = {}
         self._unfeedable: CannotFeed | None = None
         self._seconds = self.profile.seconds
+        self.watch: Watch = unwatched
+
+    @property
+    def target(self) -> str:
+        """The loss as the user wrote it."""
+        return self.subject.target
+
+    def opened(self) -> tuple[str, int, list[str], tuple[str, ...]]:
+        """Return what never changes: target, seed, names of the checks, header."""
+        return self.target, self.seed, [check.name for check in self.checks()], self.header()
+
+    def resume(self, verdicts: Mapping[str, Verdict], hung: bool) -> None:
+        """Go on after an engine that is no more: with its verdicts, and less patience where the loss kept it waiting."""
+        self._verdicts.update(verdicts)
+        if hung:
+            self._seconds = min(self._seconds, PATIENCE_AFTER_A_HANG)
+
+    def close(self) -> None:
+        """Nothing more will be asked."""
 
     def checks(self) -> list[Check]:
         """Return every check of the profile in running order. Does not touch the loss."""
@@ -91,7 +112,7 @@ class Engine:
 
     def _open_bench(self) -> Bench:
         try:
-            with contained(self._seconds):
+            with self._contained(FIRST_CONTACT, self._seconds):
                 bench = Bench(self.subject, self.seed, self.example() if self.example is not None else None)
                 bench.pool = self.pool
                 bench.options(device=self.device, baseline=self.baseline, profile=self.profile.name)
@@ -137,7 +158,7 @@ class Engine:
     def warnings(self) -> tuple[str, ...]:
         """Return what a reader of a green run must know: how little of the loss its cases may have exercised."""
         try:
-            with contained(self._seconds):
+            with self._contained(FIRST_CONTACT, self._seconds):
                 return exercise_warnings(self.bench)
         except (TimeLimit, ForeignExit, MemoryError) as stopped:
             return (f"how much was exercised is not known: {stopped}",)
@@ -176,8 +197,8 @@ class Engine:
         if self.bench.own is not None and not check.own_batch:
             return Verdict(check.name, check.group, Status.NOT_APPLICABLE, reason="it needs batches drawn for it")
         tried, reasons = 0, []
-        for plan, case in self._cases(check):
-            outcome = self._once(check, case)
+        for attempt in self._attempts(check):
+            outcome = self._once(check, attempt)
             if isinstance(outcome, str):
                 reasons.append(outcome)
                 continue
@@ -185,27 +206,41 @@ class Engine:
             if isinstance(outcome, Crashed):
                 return Verdict(check.name, check.group, Status.BLOCKED, reason=str(outcome.got), cases=tried)
             if outcome is not None:
-                return self._failed(check, plan, case, outcome, tried)
+                return self._failed(check, attempt, outcome, tried)
         if not tried:
             return Verdict(check.name, check.group, Status.NOT_APPLICABLE, reason=reasons[0] if reasons else "no case")
         return Verdict(check.name, check.group, Status.PASSED, cases=tried)
 
-    def _cases(self, check: Check) -> Iterator[tuple[Plan | None, Callable[[], Case]]]:
-        """Yield the cases a law is tried on, built when they are asked for: the user's own batch, or drawn ones."""
-        own = self.bench.own
-        if own is not None:
-            yield None, lambda: own
+    def _attempts(self, check: Check) -> Iterator[Attempt]:
+        """Yield what a law is tried on: the user's own batch, or drawn cases."""
+        if self.bench.own is not None:
+            yield Attempt(check.name)
             return
         routes = cycle(range(len(self.bench.schemas)))
         for situation in check.over:
             for plan in self.pool[situation][: min(self.profile.cases, check.most_cases or self.profile.cases)]:
-                yield plan, partial(self.bench.case, plan, next(routes))
+                yield Attempt(check.name, plan, next(routes))
 
-    def _once(self, check: Check, case: Callable[[], Case]) -> Broken | str | None:
+    def _case(self, attempt: Attempt) -> Case:
+        if attempt.plan is not None:
+            return self.bench.case(attempt.plan, attempt.route)
+        assert self.bench.own is not None
+        return self.bench.own
+
+    def described(self, attempt: Attempt, steps: int = 0) -> str:
+        """Return the case of an attempt in words."""
+        return describe_case(self._case(attempt), self.seed, steps)
+
+    @contextlib.contextmanager
+    def _contained(self, attempt: Attempt, seconds: float) -> Iterator[None]:
+        with self.watch(attempt, seconds), contained(seconds):
+            yield
+
+    def _once(self, check: Check, attempt: Attempt) -> Broken | str | None:
         """Return why the law does not apply, how it is broken, or ``None`` when it holds."""
         try:
-            with contained(self._limit()):
-                trial = Trial(self.bench, case())
+            with self._contained(attempt, self._limit()):
+                trial = Trial(self.bench, self._case(attempt))
                 inapplicable = check.applies(trial)
                 if inapplicable is not None:
                     return inapplicable
@@ -242,13 +277,13 @@ class Engine:
             check.law(Trial(self.bench, off_ties(trial.case)))
             raise NotExercised("only the gradient differs, and only at a tie") from None
 
-    def _failed(self, check: Check, plan: Plan | None, case: Callable[[], Case], broken: Broken, tried: int) -> Verdict:
+    def _failed(self, check: Check, attempt: Attempt, broken: Broken, tried: int) -> Verdict:
         steps = 0
-        if plan is not None and not isinstance(broken, Unanswered):
-            case, broken, steps = self._smallest(check, plan, case, broken)
+        if attempt.plan is not None and not isinstance(broken, Unanswered):
+            attempt, broken, steps = self._smallest(check, attempt, broken)
         failure = Failure(
             law=check.statement,
-            case=describe_case(case(), self.seed, steps),
+            case=self.described(attempt, steps),
             changed=broken.changed,
             got=broken.got,
             wanted=broken.wanted,
@@ -262,21 +297,19 @@ class Engine:
         status = Status.ADVICE if advice else Status.FAILED
         return Verdict(check.name, check.group, status, failure=failure, cases=tried)
 
-    def _smallest(
-        self, check: Check, plan: Plan, case: Callable[[], Case], broken: Broken
-    ) -> tuple[Callable[[], Case], Broken, int]:
+    def _smallest(self, check: Check, attempt: Attempt, broken: Broken) -> tuple[Attempt, Broken, int]:
         """Return the smallest case of the same situation and inputs that breaks the law the same way."""
-        route = self.bench.route_of(case())
+        assert attempt.plan is not None
 
-        def again(candidate: Plan) -> Broken | None:
-            outcome = self._once(check, partial(self.bench.case, candidate, route))
+        def again(plan: Plan) -> Broken | None:
+            outcome = self._once(check, replace(attempt, plan=plan))
             return outcome if isinstance(outcome, Broken) and outcome.guessed == broken.guessed else None
 
-        smallest, steps = smallest_plan(plan, lambda candidate: again(candidate) is not None, self.seed)
+        smallest, steps = smallest_plan(attempt.plan, lambda plan: again(plan) is not None, self.seed)
         found = again(smallest)
         if found is None:
-            return case, broken, 0
-        return partial(self.bench.case, smallest, route), found, steps
+            return attempt, broken, 0
+        return replace(attempt, plan=smallest), found, steps
 
 
 def _broken_by(error: Exception) -> Broken:

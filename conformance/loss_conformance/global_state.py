@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any
 
 import numpy
 import torch
+
+from loss_conformance.torch_functions import functions_kept, look_again
+from loss_conformance.watched_state import FUNCTIONS, WATCHED
 
 __all__ = ["changed_state", "global_state", "restored_global_state"]
 
@@ -20,15 +22,7 @@ def global_state() -> dict[str, Any]:
         "torch random state": torch.get_rng_state(),
         "random state": random.getstate(),
         "numpy random state": _numpy_state(),
-        "torch default dtype": torch.get_default_dtype(),
-        "torch grad mode": torch.is_grad_enabled(),
-        "torch inference mode": torch.is_inference_mode_enabled(),
-        "torch anomaly mode": torch.is_anomaly_enabled(),
-        "torch thread count": torch.get_num_threads(),
-        "torch deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "torch float32 matmul precision": torch.get_float32_matmul_precision(),
-        "torch CPU autocast": torch.is_autocast_enabled("cpu"),
-        "working directory": os.getcwd(),
+        **{name: read() for name, (read, _) in WATCHED.items()},
     }
 
 
@@ -38,16 +32,25 @@ def _numpy_state() -> tuple[Any, ...]:
     return (table.tobytes(), *position)  # type: ignore[attr-defined]
 
 
-def changed_state(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return one line for every piece of state that differs, with both values where they are short."""
-    lines = []
+def changed_state(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
+    """Return how every piece of state that differs has changed, with both values where they are short, by its name."""
+    changes = {}
     for name, old in before.items():
         new = after[name]
         same = torch.equal(old, new) if isinstance(old, torch.Tensor) else old == new
         if not same:
-            brief = len(f"{old}{new}") < 60
-            lines.append(f"{name}: {old} → {new}" if brief else f"{name} changed")
-    return lines
+            changes[name] = _difference(name, old, new)
+    return changes
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    if name == FUNCTIONS:
+        return f"replaced: {', '.join(sorted(set(new[len(old) :])))}"
+    if isinstance(old, dict):
+        keys = sorted(key for key in {**old, **new} if old.get(key) != new.get(key))
+        return f"{name} changed: {', '.join(keys)}"
+    brief = len(f"{old}{new}") < 60
+    return f"{name}: {old} → {new}" if brief else f"{name} changed"
 
 
 @contextlib.contextmanager
@@ -55,26 +58,16 @@ def restored_global_state() -> Iterator[None]:
     """Run the body and put every watched piece of state back as it was."""
     before = global_state()
     numpy_state = numpy.random.get_state()
+    look_again()
     try:
-        yield
+        # Functions first: some of them put the rest back.
+        with functions_kept():
+            yield
     finally:
         torch.set_rng_state(before["torch random state"])
         random.setstate(before["random state"])
         numpy.random.set_state(numpy_state)
-        after = global_state()
-        # Only what changed is put back: some of these setters import half of torch the first time.
-        for name, put_back in _SETTERS.items():
-            if after[name] != before[name]:
+        for name, (read, put_back) in WATCHED.items():
+            # Only what changed is put back: some of these setters import half of torch the first time.
+            if read() != before[name]:
                 put_back(before[name])
-
-
-_SETTERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "torch default dtype": torch.set_default_dtype,
-    "torch grad mode": torch.set_grad_enabled,
-    "torch anomaly mode": torch.set_anomaly_enabled,
-    "torch thread count": torch.set_num_threads,
-    "torch deterministic algorithms": torch.use_deterministic_algorithms,
-    "torch float32 matmul precision": torch.set_float32_matmul_precision,
-    "torch CPU autocast": lambda enabled: torch.set_autocast_enabled("cpu", enabled),
-    "working directory": os.chdir,
-}

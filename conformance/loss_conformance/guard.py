@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import os
 import signal
 import threading
 import warnings
@@ -38,10 +38,10 @@ def contained(seconds: float) -> Iterator[None]:
 
     Raises:
         TimeLimit: it took longer.
-        ForeignExit: it called ``sys.exit``.
+        ForeignExit: it called ``sys.exit``, or raised what is no ``Exception``.
     """
-    silent = io.StringIO()
     with (
+        open(os.devnull, "w") as silent,
         restored_global_state(),
         contextlib.redirect_stdout(silent),
         contextlib.redirect_stderr(silent),
@@ -54,8 +54,14 @@ def contained(seconds: float) -> Iterator[None]:
         torch.set_num_threads(1)
         try:
             yield
-        except SystemExit as exit_request:
-            raise ForeignExit(f"it called sys.exit({exit_request.code!r})") from exit_request
+        except SystemExit as request:
+            raise ForeignExit(f"it called sys.exit({request.code!r})") from request
+        except (Exception, TimeLimit):
+            raise
+        except BaseException as other:
+            if isinstance(other, KeyboardInterrupt) and not _nobody_interrupts():
+                raise
+            raise ForeignExit(f"it raised {type(other).__name__}, which ends a program") from other
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -96,7 +102,7 @@ def _bounded_memory() -> Iterator[None]:
         yield
         return
     limit = held + MEMORY_BUDGET
-    if (soft != resource.RLIM_INFINITY and soft <= limit) or _accelerator_here():
+    if (soft != resource.RLIM_INFINITY and soft <= limit) or accelerator_here():
         yield
         return
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
@@ -106,7 +112,11 @@ def _bounded_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def _nobody_interrupts() -> bool:
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 @cache
-def _accelerator_here() -> bool:
+def accelerator_here() -> bool:
     # A driver reserves terabytes of address space when it starts, which a limit on it would forbid.
     return torch.accelerator.is_available()

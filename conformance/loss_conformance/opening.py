@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from loss_conformance.apart.apart import answering
+from loss_conformance.attempt import Answers
 from loss_conformance.engine import Engine
 from loss_conformance.subject.load import load_subject
 from loss_conformance.subject.locate import locate
@@ -15,7 +18,17 @@ from loss_conformance.subject.subject import Subject, TargetError
 if TYPE_CHECKING:
     from loss_conformance.run_options import RunOptions
 
-__all__ = ["open_engine"]
+__all__ = ["open_answers", "open_engine"]
+
+
+def open_answers(target: str, options: RunOptions) -> Answers:
+    """Return what answers for ``target``, in a process of its own where that can be.
+
+    Raises:
+        TargetError: it, or something the options name beside it, cannot be loaded.
+    """
+    locate(target, Path(options.root).resolve())  # imported here once, rather than in every child
+    return answering(partial(open_engine, target, options), target)
 
 
 def open_engine(target: str, options: RunOptions) -> Engine:

@@ -60,9 +60,13 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Answer ``--loss-list`` without running anything."""
     if not config.option.loss_list:
         return None
+    from loss_conformance.extensions import BrokenExtension
     from loss_conformance.report.check_table import text_table
 
-    print(text_table())
+    try:
+        print(text_table())
+    except BrokenExtension as error:
+        raise pytest.UsageError(str(error)) from None
     return 0
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from loss_conformance.engine import Engine
+    from loss_conformance.attempt import Answers
 
 __all__ = ["RunOptions"]
 
@@ -42,16 +42,16 @@ class RunOptions:
         names = [*_SPELLED, "profile", "device", "seed", "report", "strict"]
         return cls(**{name: getattr(namespace, prefix + name) for name in names}, root=root)
 
-    def engine(self, target: str) -> Engine:
-        """Load ``target`` and return the engine that checks it.
+    def engine(self, target: str) -> Answers:
+        """Load ``target`` and return what answers for it.
 
         Raises:
             TargetError: the target, its config or its contract cannot be loaded.
             CannotFeed: no inputs were found that it accepts.
         """
-        from loss_conformance.opening import open_engine
+        from loss_conformance.opening import open_answers
 
-        return open_engine(target, self)
+        return open_answers(target, self)
 
     def settings(self, seed: int | None = None) -> dict[str, Any]:
         """Return what decides the verdicts: the seed, and the options that are not at their default."""

@@ -15,8 +15,8 @@ from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.verdict import Status
 
 if TYPE_CHECKING:
+    from loss_conformance.attempt import Answers
     from loss_conformance.checks.registry import Check
-    from loss_conformance.engine import Engine
 
 __all__ = ["run_target"]
 
@@ -36,13 +36,14 @@ def run_target(run: Run, target: str, options: RunOptions, only: Iterable[str] =
     try:
         engine = options.engine(target)
         _run_checks(run, engine, selected, Showing(target, options, alone))
-        run.note(target, Notes(engine.header(), engine.facts(), engine.warnings()))
+        run.note(target, Notes(tuple(engine.header()), tuple(engine.facts()), tuple(engine.warnings())))
+        engine.close()
     except CannotFeed as error:
         said = "\n".join(part for part in (str(error), error.traceback) if part)
         run.add(Record.of_error(target, "inputs", f"{target}::inputs ERROR\n{said}"))
 
 
-def _run_checks(run: Run, engine: Engine, selected: set[str], showing: Showing) -> None:
+def _run_checks(run: Run, engine: Answers, selected: set[str], showing: Showing) -> None:
     checks = engine.checks()
     asked = [check for check in checks if check.name in selected]
     for check in [*_causes_left_out(engine, asked), *asked]:
@@ -51,7 +52,7 @@ def _run_checks(run: Run, engine: Engine, selected: set[str], showing: Showing) 
         run.add(Record.of(showing.target, check, verdict, block=block, out_of=len(checks)))
 
 
-def _causes_left_out(engine: Engine, asked: list[Check]) -> list[Check]:
+def _causes_left_out(engine: Answers, asked: list[Check]) -> list[Check]:
     # A selection may leave out the one check whose failure blocks all the others.
     blocked = [check for check in asked if engine.run(check.name).status is Status.BLOCKED]
     causes = [cause[0] for check in blocked if (cause := root_cause(engine, check)) is not None]

@@ -44,7 +44,7 @@ class SideEffects:
 def observed_side_effects() -> Iterator[SideEffects]:
     """Record what the body prints, warns and writes; nothing of it reaches the terminal."""
     effects = SideEffects()
-    text = io.StringIO()
+    text = _Beginning()
     _install_audit_hook()
     with (
         contextlib.redirect_stdout(text),
@@ -61,6 +61,15 @@ def observed_side_effects() -> Iterator[SideEffects]:
     effects.warned = [
         f"{w.category.__name__}: {_first_line(str(w.message))}" for w in caught if w.category is not ResourceWarning
     ]
+
+
+class _Beginning(io.StringIO):
+    """Keeps the beginning of what is written to it: a loss may print without end."""
+
+    def write(self, text: str) -> int:
+        if self.tell() < 1000:
+            super().write(text[:1000])
+        return len(text)
 
 
 _watching: list[SideEffects] = []

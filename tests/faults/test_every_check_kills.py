@@ -18,6 +18,7 @@ KILLS = {
     "unknown_token": "X217",
     "global_state_kept": "X41",
     "quiet": "X51",
+    "nothing_left_running": "X280",
     "copies": "X43",
     "finite_value": "B090",
     "finite_gradient": "B100",

@@ -5,6 +5,7 @@ from typing import Final
 
 IN_ORDER: Final = (
     "interface",
+    "left_running",
     "strides",
     "bad_inputs",
     "finite",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from loss_conformance.extensions import load_extensions, provider
 from loss_conformance.profile import profile_named
 from loss_reference.names import nearest_name
 
@@ -72,6 +73,7 @@ class Check:
         requires: checks that must hold first; when one fails this one is blocked.
         own_batch: it only transforms a batch, so it can be tried on one of the user's own.
         most_cases: cases per situation it is tried on at most, 0 for as many as the profile has: for expensive laws.
+        origin: where it comes from: the distribution that brought it, if it is not this one, and its module.
         law: the function; returns when the law holds, raises ``Broken`` when not.
     """
 
@@ -89,6 +91,7 @@ class Check:
     requires: tuple[str, ...]
     own_batch: bool
     most_cases: int
+    origin: str
     law: Callable[[Trial], None]
 
     def belongs_to(self, profile: str) -> bool:
@@ -124,7 +127,8 @@ def check(
 
     def decorator(law: Callable[[Trial], None]) -> Callable[[Trial], None]:
         own_name = name or law.__name__
-        _validate(own_name, group, over, {"statement": statement, "why": why, "fix": fix}, requires)
+        origin = f"{provider()} ({law.__module__})" if provider() else law.__module__
+        _validate(own_name, origin, group, over, {"statement": statement, "why": why, "fix": fix}, requires)
         law.__doc__ = f"{statement}\n\nWhy: {why}\nFix: {fix}"
         needed = tuple(required for required in requires if required != own_name)
         _checks[own_name] = Check(
@@ -142,6 +146,7 @@ def check(
             requires=needed,
             own_batch=own_batch,
             most_cases=most_cases,
+            origin=origin,
             law=law,
         )
         return law
@@ -150,9 +155,14 @@ def check(
 
 
 def every_check() -> list[Check]:
-    """Return all checks in the order they run: by group, prerequisites first."""
+    """Return all checks in the order they run: by group, prerequisites first.
+
+    Raises:
+        BrokenExtension: checks of another distribution cannot be loaded.
+    """
     import loss_conformance.checks  # noqa: F401 - its import registers the checks
 
+    load_extensions(_checks)
     return sorted(_checks.values(), key=lambda c: (GROUPS.index(c.group), list(_checks).index(c.name)))
 
 
@@ -171,11 +181,15 @@ def select_checks(names: Iterable[str]) -> list[Check]:
     return [c for c in checks if not wanted or c.name in wanted or c.group in wanted]
 
 
-def _validate(name: str, group: str, over: tuple[str, ...], texts: dict[str, str], requires: tuple[str, ...]) -> None:
+def _validate(
+    name: str, origin: str, group: str, over: tuple[str, ...], texts: dict[str, str], requires: tuple[str, ...]
+) -> None:
     from loss_conformance.cases.plan import SITUATIONS
 
     if name in _checks:
-        raise CheckDefinitionError(f"check {name!r} is already registered")
+        raise CheckDefinitionError(
+            f"check {name!r} of {origin}: the name is taken by one of {_checks[name].origin}; give it another"
+        )
     if not name.isidentifier() or name in GROUPS:
         raise CheckDefinitionError(f"check name {name!r} must be an identifier and not the name of a group")
     if group not in GROUPS:

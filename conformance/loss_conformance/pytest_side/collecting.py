@@ -30,11 +30,12 @@ class Collecting:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """Collect every target. When one does not exist, nothing runs."""
+        from loss_conformance.extensions import BrokenExtension
         from loss_conformance.subject.subject import TargetError
 
         try:
             self.targets = list(self._loaded(session))
-        except TargetError as error:
+        except (TargetError, BrokenExtension) as error:
             self._refuse(error)
             items.clear()
             return

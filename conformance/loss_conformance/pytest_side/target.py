@@ -13,8 +13,8 @@ from loss_conformance.report.record import Notes
 from loss_conformance.run_options import RunOptions
 
 if TYPE_CHECKING:
+    from loss_conformance.attempt import Answers
     from loss_conformance.checks.registry import Check
-    from loss_conformance.engine import Engine
     from loss_conformance.verdict import Verdict
 
 __all__ = ["LossTarget"]
@@ -29,7 +29,7 @@ class LossTarget(pytest.Collector):
         unfeedable: why the loss cannot be fed, if it cannot.
     """
 
-    engine: Engine
+    engine: Answers
     checks: list[Check]
 
     def __init__(self, *, target: str, options: RunOptions, alone: bool, **node: Any) -> None:

@@ -39,6 +39,7 @@ def explanation(check: Check) -> str:
         "likely cause": check.cause,
         "fix": check.fix,
         "seen in": check.seen_in,
+        "from": "" if check.origin.startswith("loss_conformance.") else check.origin,
     }
     lines = [f"  {name:<14}{text}" for name, text in facts.items() if text]
     return "\n".join([check.name, f"  {check.statement}", *lines])

@@ -52,7 +52,7 @@ class ByNameProtocol(CallingProtocol):
         schema, outcome = best
         return (_shifted(schema, outcome),)
 
-    def call(self, loss: Any, case: Case) -> Any:
+    def hand_over(self, loss: Any, case: Case) -> Any:
         given: dict[str, Any] = {slot.name: case.tensor(slot) for slot in case.slots()}
         parameters = parameters_of(loss)
         given |= {p.name: _size(p.name, case) for p in parameters if _is_size(p)}

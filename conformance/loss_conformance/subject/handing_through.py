@@ -47,7 +47,7 @@ class HandingThrough(InterfaceProtocol):
             raise CannotFeed(f"it raised {type(error).__name__}: {error}", user_traceback(error)) from None
         return {name for mapping in watched for name in mapping.asked}
 
-    def call(self, loss: Any, case: Case) -> Any:
+    def hand_over(self, loss: Any, case: Case) -> Any:
         batch = {slot.name: case.tensor(slot) for slot in case.slots() if slot.place == BATCH}
         outputs = {slot.name: case.tensor(slot) for slot in case.slots() if slot.place == MODEL_OUTPUTS}
         return loss.compute_loss({**self._batch, **batch}, ModelOutputs({**self._outputs, **outputs}))

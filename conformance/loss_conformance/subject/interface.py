@@ -15,6 +15,7 @@ from loss_conformance.guard import out_of_memory
 from loss_conformance.subject.protocol import CallingProtocol, CannotFeed
 from loss_conformance.subject.user_frames import user_traceback
 from loss_conformance.subject.watching import UnknownFieldRead, WatchedMapping
+from loss_conformance.torch_functions import functions_kept
 from loss_reference.contract import Contract
 from loss_reference.interface import ModelOutputs
 from loss_reference.names import nearest_name
@@ -46,7 +47,7 @@ class InterfaceProtocol(CallingProtocol):
                     found.append(other)
         return tuple(Schema(slots) for slots in found)
 
-    def call(self, loss: Any, case: Case) -> Any:
+    def hand_over(self, loss: Any, case: Case) -> Any:
         batch = {slot.name: case.as_called(slot) for slot in case.slots() if slot.place == BATCH}
         outputs = ModelOutputs(
             {slot.name: case.as_called(slot) for slot in case.slots() if slot.place == MODEL_OUTPUTS}
@@ -66,7 +67,8 @@ class InterfaceProtocol(CallingProtocol):
             {slot.name: case.as_in_training(slot) for slot in tensors if slot.place != BATCH},
         )
         try:
-            self.compute(loss, batch, outputs)
+            with functions_kept():
+                self.compute(loss, batch, outputs)
         except UnknownFieldRead as unknown:
             raise CannotFeed(unknown_field(unknown), user_traceback(unknown)) from None
         except Exception as error:

@@ -55,7 +55,7 @@ class NeMoRLProtocol(CallingProtocol):
             return (broken,)
         raise _none_fits(loss, errors)
 
-    def call(self, loss: Any, case: Case) -> Any:
+    def hand_over(self, loss: Any, case: Case) -> Any:
         data = {slot.name: case.as_called(slot) for slot in case.slots() if slot.place == BATCH}
         given = {slot.name: case.as_called(slot) for slot in case.slots() if slot.place == ARGUMENT}
         return loss(data=ModelOutputs(data), **given)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema
+from loss_conformance.torch_functions import functions_kept
 from loss_reference.contract import Contract
 
 __all__ = ["CallingProtocol", "CannotFeed"]
@@ -39,6 +40,14 @@ class CallingProtocol(ABC):
             CannotFeed: there is none. Says what the loss asked for and the line to write.
         """
 
-    @abstractmethod
     def call(self, loss: Any, case: Case) -> Any:
-        """Call the loss with the tensors of ``case`` and return what it returns."""
+        """Call the loss with the tensors of ``case`` and return what it returns.
+
+        Functions of torch that it replaced are put back at once: what follows uses them itself.
+        """
+        with functions_kept():
+            return self.hand_over(loss, case)
+
+    @abstractmethod
+    def hand_over(self, loss: Any, case: Case) -> Any:
+        """Call the loss with the tensors of ``case``."""

@@ -38,7 +38,11 @@ def test_a_good_definition_is_listed_in_its_group() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"name": "mask_value"}, "check 'mask_value' is already registered"),
+        (
+            {"name": "mask_value"},
+            f"check 'mask_value' of {__name__}: the name is taken by one of "
+            "loss_conformance.checks.masking; give it another",
+        ),
         ({"name": "mask-value"}, "check name 'mask-value' must be an identifier and not the name of a group"),
         ({"name": "masking"}, "check name 'masking' must be an identifier and not the name of a group"),
         ({"group": "maskin"}, "check 'brand_new_law': unknown group 'maskin'; did you mean 'masking'?"),

@@ -84,17 +84,18 @@ def test_facts_and_seed_are_part_of_the_report() -> None:
     assert "family = 'supervised' (inferred: it reads next_token_logprobs)" in report.facts
 
 
+class Configured(MaskedMean):
+    def __init__(self, config=None):
+        super().__init__(config)
+        if self.config.get("beta") != 0.25:
+            raise ValueError(f"beta is {self.config.get('beta')}")
+
+
 def test_a_config_is_given_to_the_constructor() -> None:
-    seen = []
-
-    class Configured(MaskedMean):
-        def __init__(self, config=None):
-            super().__init__(config)
-            seen.append(self.config.get("beta"))
-
     assert check(Configured, config={"beta": 0.25}).conformant
-    assert check(Configured, config='{"beta": 0.5}').conformant
-    assert {0.25, 0.5} <= set(seen)
+    assert check(Configured, config='{"beta": 0.25}').conformant
+    with pytest.raises(TargetError, match="beta is None"):
+        check(Configured)
 
 
 def test_a_contract_is_taken_over() -> None:

@@ -25,7 +25,7 @@ def process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.chdir(tmp_path)
     before = global_state()
     yield
-    assert changed_state(before, global_state()) == []
+    assert changed_state(before, global_state()) == {}
 
 
 @pytest.mark.parametrize(
