@@ -19,6 +19,7 @@ IN_ORDER: Final = (
     "reductions_agree",
     "row_weight",
     "terms",
+    "divisors",
     "defaults",
     "symmetry",
     "shifts",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loss_conformance.trial import Trial
 
-__all__ = ["looks_coupled", "unless"]
+__all__ = ["declared_only", "looks_coupled", "unless"]
 
 
 def unless(*facts: str) -> Callable[[Trial], str | None]:
@@ -26,3 +26,9 @@ def unless(*facts: str) -> Callable[[Trial], str | None]:
 def looks_coupled(trial: Trial) -> bool:
     """Return whether rows were measured to look at each other although nothing says whether they should."""
     return trial.bench.coupling.across and not trial.facts.promised("coupled")
+
+
+def declared_only(trial: Trial, fact: str, doubtful: bool = False) -> dict[str, Any]:
+    """Return how to report a law that rests on ``fact``: a subclass inherits it, and may add terms of another kind."""
+    declared = trial.facts.origin.get(fact) == "declared" and not doubtful and not looks_coupled(trial)
+    return {} if declared else {"guessed": True, "declare": f"Contract({fact}=...)"}

@@ -30,7 +30,7 @@ NUDGE: Final = 2.0**-20
     why="There every surrogate has the gradient -A / N; an advantage of another token, row or sign trains the wrong ones.",
     cause="advantages sliced unlike the log-probabilities, flattened in another order, squared, or taken by absolute value.",
     fix="Slice advantages as the mask, advantages[:, 1:] beside next_token_logprobs, and multiply each term by its own.",
-    seen_in="CarperAI/trlx@fbc9e04",
+    seen_in="volcengine/verl@fbec86d7f",
     applies=lambda trial: _reads_advantages(trial),
     own_batch=True,
 )
@@ -54,16 +54,18 @@ def on_policy_gradient(trial: Trial) -> None:
         raise NotExercised("the gradient does not depend on the advantages here")
     if bool(wrong.any()) and not _at_a_kink(trial, case):
         row, token = (int(i) for i in wrong.nonzero()[0])
+        declared = trial.facts.origin.get("family") == "declared"
         raise Broken(
-            f"it rises by {number(response[row, token])}, as do {int(wrong.sum()) - 1} others of {int(moved.sum())}",
-            "no rise",
+            f"its gradient moves the same way, by {number(response[row, token])} "
+            f"(so do {int(wrong.sum())} of the {int(moved.sum())} tokens that answer)",
+            "the other way",
             changed=f"the advantage of token {token} of row {row}: "
             f"{number(_advantages(one, slot)[row, token])} → {number(_advantages(other, slot)[row, token])}, "
-            "as others' go the other way; the policy is that of prev_logprobs",
+            "all others between the same two values",
             tolerance=tolerance,
             # A subclass inherits the family and may weigh its terms in a way of its own.
             guessed=trial.foreign or trial.facts.origin.get("family", "").startswith("inherited"),
-            declare=f"Contract(family=...) if {trial.facts.contract.family!r} is not what it is",
+            declare="" if declared else f"Contract(family=...) if {trial.facts.contract.family!r} is not what it is",
         )
     _require_unit(trial, case, raised, response, tolerance.bound)
 

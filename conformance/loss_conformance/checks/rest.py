@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, Final
-
-import torch
-from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.minimum import TEMPERATURE, fall, set_aside, variants
 from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.report.numbers import number
 from loss_conformance.subject.parameter_names import meaning_of
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["rests_at_returns", "rests_at_teacher"]
 
-STEPS: Final = (0.5, 0.1, 0.02)
-"""How far the model is moved down the gradient, in logits or values, to see whether L falls."""
-
 OUTSIDE_TOPK: Final = 60.0
 """How far below the teacher's lowest known score the student's others are put: e^-60 of its probability."""
 
-TEMPERATURE: Final = re.compile(r"(.*_)?(temperature|temp|tau|t)(_.*)?", re.IGNORECASE)
 ONE_SIDE: Final = re.compile("teacher|student|target|sharp", re.IGNORECASE)
 """Names of a temperature that is meant for one side: teachers are sharpened on purpose."""
 
@@ -52,12 +44,12 @@ def rests_at_teacher(trial: Trial) -> None:
     if any(ONE_SIDE.search(name) for name in heat):
         raise NotExercised(f"{' and '.join(heat)}: the two sides are meant to differ")
     weighed = labelled and bool(set(trial.bench.subject.settings) - set(heat))
-    if weighed and _fall(trial, case, student, None) is not None:
+    if weighed and fall(trial, case, student, None) is not None:
         raise NotExercised("a hard-label term pulls elsewhere, and a setting may say how much")
     _require_rest(trial, case, student, guessed=labelled, cause=HARD_LABELS if labelled else "")
     if len(heat) != 1 or labelled:
         return
-    for name, value, loss in _variants(trial, heat):
+    for name, value, loss in variants(trial, heat):
         # At rest with one temperature and not with another: nothing but a temperature on one side does that.
         _require_rest(trial, case, student, loss, guessed=trial.foreign, changed=f"{name} = {number(value)}", sure=True)
 
@@ -153,7 +145,7 @@ def _require_rest(
     sure: bool = False,
 ) -> None:
     """Demand that no step down the gradient of ``model`` lowers L from ``case``."""
-    fallen = _fall(trial, case, model, loss)
+    fallen = fall(trial, case, model, loss)
     if fallen is None:
         return
     here, gradient, lower, step = fallen
@@ -163,7 +155,7 @@ def _require_rest(
         guessed = False  # whatever the loss is meant to be, it promised not to go there
     elif not sure:
         guessed = guessed or trial.foreign or trial.facts.origin.get("family") != "declared"
-        guessed = guessed or _set_aside(trial, case, model)
+        guessed = guessed or set_aside(trial, case, model)
     raise Broken(
         f"a gradient of up to {number(gradient.abs().amax())}; L falls from {number(here.value)} to {number(lower)} "
         f"when {model.key} moves by {step:g} along it",
@@ -174,57 +166,3 @@ def _require_rest(
         guessed=guessed,
         declare="Contract(exempt={...}) where another minimum is meant" if guessed else "",
     )
-
-
-def _fall(trial: Trial, case: Case, model: Slot, loss: Any) -> tuple[Evaluation, Tensor, Tensor, float] | None:
-    """Return (at rest, gradient there, lower value, step) when some step down the gradient lowers L, else ``None``."""
-    try:
-        here = trial.evaluate(case, loss=loss)
-    except LossRaised as raised:
-        raise NotExercised(f"it raises where the model equals what it should become: {raised}") from None
-    gradient = here.gradients.get(model.key)
-    if gradient is None or not bool(torch.isfinite(gradient).all()) or not bool(torch.isfinite(here.value)):
-        raise NotExercised("it is not finite where the model equals what it should become, which other checks say")
-    if not bool((gradient.abs() > trial.gradient_tolerance(model.key, gradient).bound).any()):
-        return None
-    for step in STEPS:
-        moved = case.tensor(model) - step * gradient / gradient.abs().amax()
-        lower = trial.evaluate(case.with_tensors({model.key: moved}), loss=loss).value
-        if float(lower) < float(here.value) - trial.value_tolerance(here).bound:
-            return here, gradient, lower, step
-    return None  # a kink: any of its slopes is a gradient
-
-
-def _set_aside(trial: Trial, case: Case, model: Slot) -> bool:
-    """Return whether the loss rests with some other setting, or does not follow the teacher's numbers one by one."""
-    for slot in case.slots():
-        if slot.movable and not slot.trainable:
-            scaled = case.with_tensors({slot.key: case.tensor(slot) * (1.0 + 2.0**-12)})
-            if bool(trial.evaluate(scaled).value == trial.evaluate(case).value):
-                return True  # labels taken by argmax
-    others = [name for name in trial.bench.subject.settings if not TEMPERATURE.fullmatch(name)]
-    for _, _, loss in _variants(trial, others):
-        try:
-            if _fall(trial, case, model, loss) is None:
-                return True
-        except (LossRaised, Malformed, NotExercised):
-            continue
-    heat = [name for name in trial.bench.subject.settings if TEMPERATURE.fullmatch(name)]
-    return len(heat) > 1
-
-
-def _variants(trial: Trial, names: list[str]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (name, value, loss) for other values of the numeric settings ``names``: declared ones, else neighbours."""
-    rebuild = trial.bench.subject.rebuild
-    for name in names if rebuild is not None else ():
-        value = trial.bench.subject.settings[name]
-        option = trial.facts.contract.options.get(name)
-        others = [v for v in (option.values if option else ()) if v != value]
-        if not others and isinstance(value, int | float) and not isinstance(value, bool):
-            others = [value * 2, value / 2, 0, 1] if isinstance(value, float) else [value * 64, value + 1]
-            others = [v for v in others if v != value and (v or not TEMPERATURE.fullmatch(name))]
-        for other in others:
-            try:
-                yield name, other, rebuild({name: other}) if rebuild is not None else None
-            except Exception:
-                continue

@@ -32,7 +32,7 @@ SURE_FAMILIES: Final = ("preference", "policy_gradient")
     why="Probabilities see differences of logits alone; logits taken for log-probabilities train, and mean nothing.",
     cause="logits gathered at the token without log_softmax, or log_softmax on one side of a divergence only.",
     fix="logits.log_softmax(-1) first, then gather(-1, ids), then the formula.",
-    seen_in="haitongli/knowledge-distillation-pytorch#2",
+    seen_in="",
     applies=lambda trial: (
         None
         if trial.facts.contract.family in SOFTMAX_FAMILIES
