@@ -19,6 +19,7 @@ from tests.faults import (
     metrics,
     options,
     precision,
+    ranks,
     reduction,
     routes,
     stability,
@@ -43,5 +44,6 @@ MODULES: Final = (
     costs,
     stability,
     precision,
+    ranks,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

@@ -36,6 +36,7 @@ KILLS = {
     "duplicate_rows": "X11",
     "length_normalization": "B199",
     "reductions_agree": "X12",
+    "ranks": "X250",
     "batch_permutation": "B147",
     "row_independence": "B151",
     "lower_bound": "X67",

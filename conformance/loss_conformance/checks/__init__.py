@@ -15,6 +15,7 @@ IN_ORDER: Final = (
     "reduction",
     "length",
     "reductions_agree",
+    "ranks",
     "symmetry",
     "positivity",
     "direction",
