@@ -14,7 +14,6 @@ MISSED: Final[dict[str, str]] = {
     "B201": "no law reads Contract.level for the weight of a long sequence; only a reference could tell",
     "X34": "the critic is trainable and its gradient is that of the value",
     "X88": "no law compares the weights of a row with and without another row",
-    "X95": "no law compares a metric over microbatches",
 }
 
 NOT_EXPRESSED: Final[dict[str, str]] = {

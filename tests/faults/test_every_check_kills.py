@@ -64,6 +64,7 @@ KILLS = {
     "compiled_agreement": "X322",
     "one_graph": "X323",
     "metrics_detached": "B182",
+    "metrics_split": "X95",
     "graph_released": "X320",
     "linear_memory": "X321",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loss_conformance.trial import Trial
 
-__all__ = ["unless"]
+__all__ = ["no_rows", "unless"]
 
 
 def unless(*facts: str) -> Callable[[Trial], str | None]:
@@ -21,3 +21,12 @@ def unless(*facts: str) -> Callable[[Trial], str | None]:
         return None
 
     return applies
+
+
+def no_rows(trial: Trial) -> str | None:
+    """Return why the rows of the batch cannot be dealt out, or ``None`` when they can."""
+    if any(slot.role == "pairs" for slot in trial.case.slots()):
+        return "its rows are addressed by index, so they cannot be dealt out"
+    if not any(slot.row_axis is not None for slot in trial.case.slots()):
+        return "it has no rows"
+    return None
