@@ -37,6 +37,7 @@ KILLS = {
     "length_normalization": "B199",
     "reductions_agree": "X12",
     "ranks": "X250",
+    "ranks_in_processes": "X252",
     "batch_permutation": "B147",
     "row_independence": "B151",
     "lower_bound": "X67",

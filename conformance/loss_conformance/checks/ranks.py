@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,16 +12,17 @@ from torch import Tensor
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.shares import axis_of_share, joined, of_one_batch
 from loss_conformance.checks.conditions import unless
-from loss_conformance.checks.registry import check
+from loss_conformance.checks.registry import Cost, check
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.ranks.asked import COLLECTIVES, distributed_calls
 from loss_conformance.ranks.loss_of_rank import asks_at_construction, loss_of_rank
+from loss_conformance.ranks.processes import RankRaised, evaluate_in_processes
 from loss_conformance.ranks.threads import WORLD, RankWaits, Unsimulated, on_every_rank
 from loss_conformance.report.numbers import number
 from loss_conformance.tolerance import value_tolerance
 from loss_conformance.trial import Broken, NotExercised, Trial, Unanswered
 
-__all__ = ["ranks"]
+__all__ = ["ranks", "ranks_in_processes"]
 
 ALLOWED_VALUES: Final = (1, WORLD, WORLD**2)
 """Sum of the values over the ranks, in values of the whole: they add up, they are means, or means times the world size."""
@@ -41,25 +43,44 @@ ANOTHER_SEED: Final = 10
     applies=unless("stochastic"),
 )
 def ranks(trial: Trial) -> None:
+    _require_on_ranks(trial, _in_threads)
+
+
+@check(
+    group="reduction",
+    statement="On two processes with a gloo group and equal shares, L adds up, or averages, to that of the whole batch on one.",
+    over=("full",),
+    cost=Cost.THOROUGH,
+    most_cases=1,
+    why="Threads share what processes do not, a module's globals among it, and no thread sees a collective time out.",
+    cause="what the check named ranks says; where that one holds, something kept for all ranks at once.",
+    fix="Keep what depends on the rank in the loss; let every rank join every collective.",
+    seen_in="lightly-ai/lightly@d8a260d5",
+    applies=unless("stochastic"),
+)
+def ranks_in_processes(trial: Trial) -> None:
+    _require_on_ranks(trial, _in_processes)
+
+
+def _require_on_ranks(trial: Trial, together: Callable[[Trial, list[Case]], list[Evaluation]]) -> None:
     if not _asks(trial):
         raise NotExercised("it asks nothing of torch.distributed")
     reasons = []
     dealt = _dealt_out(trial)
     for shares in dealt:
         try:
-            _require_whole(trial, shares)
+            _require_whole(trial, shares, together(trial, shares))
         except NotExercised as reason:
             reasons.append(reason)
     if len(reasons) == len(dealt):
         raise reasons[0]
 
 
-def _require_whole(trial: Trial, shares: list[Case]) -> None:
+def _require_whole(trial: Trial, shares: list[Case], got: list[Evaluation]) -> None:
     whole_case = joined(shares)
     whole = trial.evaluate(whole_case)
     if not bool(torch.isfinite(whole.value)):
         raise NotExercised("the loss is not finite on the whole batch")
-    got = _together(trial, shares)
     guess = _guess(trial, shares, got)
     _require_value(trial, whole_case, whole, got, guess)
     factor = _require_gradients(trial, whole_case, whole, shares, got, guess)
@@ -100,7 +121,7 @@ def _dealt_out(trial: Trial) -> list[list[Case]]:
     return dealt
 
 
-def _together(trial: Trial, shares: list[Case]) -> list[Evaluation]:
+def _in_threads(trial: Trial, shares: list[Case]) -> list[Evaluation]:
     """Return what each rank gives on its share while the others work on theirs."""
 
     def of_rank(rank: int) -> tuple[Evaluation, set[str]]:
@@ -113,10 +134,7 @@ def _together(trial: Trial, shares: list[Case]) -> list[Evaluation]:
     except Unsimulated as reason:
         raise NotExercised(str(reason)) from None
     except RankWaits as waiting:
-        # Looking for a smaller batch would wait as long each time.
-        broken = Unanswered(str(waiting))
-        broken.cause, broken.guessed = "a collective in a branch that not every rank takes.", trial.foreign
-        raise broken from None
+        raise _hanging(trial, waiting) from None
     except LossRaised as raised:
         if _beyond_simulation(raised):
             raise NotExercised(f"the simulated group cannot do what it asks: {raised}") from None
@@ -125,6 +143,27 @@ def _together(trial: Trial, shares: list[Case]) -> list[Evaluation]:
     if not any(names & {*COLLECTIVES, "get_rank", "get_world_size"} for _, names in results):
         raise NotExercised("it asks nothing of the other ranks")
     return [evaluation for evaluation, _ in results]
+
+
+def _in_processes(trial: Trial, shares: list[Case]) -> list[Evaluation]:
+    """Return the same of ranks that are processes."""
+    caller = trial.bench.caller
+    try:
+        losses = [loss_of_rank(trial.bench.subject, rank) for rank in range(WORLD)]
+        return evaluate_in_processes(caller, losses, shares)
+    except Unsimulated as reason:
+        raise NotExercised(str(reason)) from None
+    except RankWaits as waiting:
+        raise _hanging(trial, waiting) from None
+    except RankRaised as raised:
+        raise Broken(f"on one of {WORLD} ranks it raised {raised}", "a loss", guessed=trial.foreign) from None
+
+
+def _hanging(trial: Trial, waiting: RankWaits) -> Broken:
+    # Looking for a smaller batch would wait as long each time.
+    broken = Unanswered(str(waiting))
+    broken.cause, broken.guessed = "a collective in a branch that not every rank takes.", trial.foreign
+    return broken
 
 
 def _beyond_simulation(raised: LossRaised) -> bool:
