@@ -21,6 +21,7 @@ from tests.faults import (
     options,
     precision,
     process,
+    ranks,
     reduction,
     routes,
     stability,
@@ -49,5 +50,6 @@ MODULES: Final = (
     costs,
     stability,
     precision,
+    ranks,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

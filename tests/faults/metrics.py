@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from loss_reference import Contract, LossFunction, Option
-from tests.faults.fault import FAILED, UNSEEN, Fault
+from tests.faults.fault import ADVICE, FAILED, UNSEEN, Fault
 from tests.faults.parts import constant, kept, policy, row_weights, token_mean, token_weights
 
 PG = Contract(family="policy_gradient", normalizer="global")
@@ -160,7 +160,17 @@ FAULTS = (
         PG,
         bare=FAILED,
     ),
-    Fault("X95", "a metric that depends on the split", "", LocalFraction, Logged, ("metrics",), PG, bare=UNSEEN),
+    Fault(
+        "X95",
+        "a metric that depends on the split",
+        "",
+        LocalFraction,
+        Logged,
+        ("metrics",),
+        PG,
+        bare=ADVICE,
+        advice=True,
+    ),
     Fault(
         "X96",
         "a share left in at the end point",

@@ -11,7 +11,6 @@ MISSED: Final[dict[str, str]] = {
     "B160": "an option declared inert is not verified to be inert",
     "B165": "an option that acts beside another one counts as acting",
     "X34": "the critic is trainable and its gradient is that of the value",
-    "X95": "no law compares a metric over microbatches",
 }
 
 NOT_EXPRESSED: Final[dict[str, str]] = {
@@ -24,12 +23,8 @@ NOT_EXPRESSED: Final[dict[str, str]] = {
     "B045": "pipeline schedule",
     "B046": "permutation of dynamic batches lies outside the loss",
     "B049": "data parallel mean",
-    "B050": "same form as B032, over ranks",
-    "B051": "same form as B032, over ranks",
+    "B051": "same form as B050",
     "B052": "context parallel groups",
-    "B054": "gathering over ranks",
-    "B056": "collectives",
-    "B058": "collectives",
     "B062": "vocabulary parallel kernel",
     "B066": "crashes on the first call, as B067 does",
     "B072": "same form as B071",

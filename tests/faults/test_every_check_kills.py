@@ -46,6 +46,8 @@ KILLS = {
     "common_divisor": "X88",
     "counts_left_out": "X213",
     "sample_mask_left_out": "X214",
+    "ranks": "X250",
+    "ranks_in_processes": "X252",
     "batch_permutation": "B147",
     "row_independence": "B151",
     "logit_shift": "X206",
@@ -78,6 +80,7 @@ KILLS = {
     "compiled_agreement": "X322",
     "one_graph": "X323",
     "metrics_detached": "B182",
+    "metrics_split": "X95",
     "graph_released": "X320",
     "linear_memory": "X321",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ __all__ = [
     "append_masked_rows",
     "append_masked_token",
     "group_size",
+    "microbatches",
     "other_content",
     "repeat_rows",
     "repeat_tokens",
@@ -54,6 +56,12 @@ def other_content(slot: Slot, tensor: Tensor) -> Tensor:
 def take_rows(case: Case, rows: Tensor) -> Case:
     """Return the case of these rows alone, other inputs untouched. Indices of rows stay as they are."""
     return _select(case, rows)
+
+
+def microbatches(case: Case, bounds: list[int]) -> list[Case]:
+    """Return the parts of the case between these bounds, counted in groups of rows; other inputs untouched."""
+    size = group_size(case)
+    return [take_rows(case, torch.arange(size * low, size * high)) for low, high in pairwise(bounds) if low < high]
 
 
 def select_rows(case: Case, rows: Tensor) -> Case:

@@ -21,6 +21,7 @@ IN_ORDER: Final = (
     "terms",
     "divisors",
     "defaults",
+    "ranks",
     "symmetry",
     "shifts",
     "positivity",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loss_conformance.trial import Trial
 
-__all__ = ["declared_only", "looks_coupled", "unless"]
+__all__ = ["declared_only", "looks_coupled", "no_rows", "unless"]
 
 
 def unless(*facts: str) -> Callable[[Trial], str | None]:
@@ -32,3 +32,12 @@ def declared_only(trial: Trial, fact: str, doubtful: bool = False) -> dict[str, 
     """Return how to report a law that rests on ``fact``: a subclass inherits it, and may add terms of another kind."""
     declared = trial.facts.origin.get(fact) == "declared" and not doubtful and not looks_coupled(trial)
     return {} if declared else {"guessed": True, "declare": f"Contract({fact}=...)"}
+
+
+def no_rows(trial: Trial) -> str | None:
+    """Return why the rows of the batch cannot be dealt out, or ``None`` when they can."""
+    if any(slot.role == "pairs" for slot in trial.case.slots()):
+        return "its rows are addressed by index, so they cannot be dealt out"
+    if not any(slot.row_axis is not None for slot in trial.case.slots()):
+        return "it has no rows"
+    return None

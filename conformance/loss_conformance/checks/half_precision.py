@@ -95,6 +95,8 @@ def require_agreement(
     exact = trial.evaluate(wide)
     if not bool(torch.isfinite(exact.value)) or first_nonfinite(exact):
         raise NotExercised("the loss is not finite on the rounded inputs in full precision either")
+    if not _held_by(exact, dtype):
+        raise NotExercised(f"the loss itself, or its gradient, is larger than {short_name(dtype)} can hold")
     try:
         got = trial.evaluate(fed, **how)
     except LossRaised as raised:
@@ -154,6 +156,11 @@ def _require_close(
             of_gradient=what != "loss",
             guessed=guessed,
         )
+
+
+def _held_by(exact: Evaluation, dtype: torch.dtype) -> bool:
+    numbers = [exact.value, *exact.gradients.values(), *exact.parameters.values()]
+    return all(bool((t.abs() <= torch.finfo(dtype).max).all()) for t in numbers)
 
 
 def short_name(dtype: torch.dtype) -> str:

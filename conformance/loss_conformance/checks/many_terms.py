@@ -13,7 +13,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.describe import sizes
 from loss_conformance.cases.perturb import perturbed
 from loss_conformance.cases.transform import repeat_rows, repeat_tokens
-from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.conditions import no_rows, unless
 from loss_conformance.checks.finite import first_nonfinite
 from loss_conformance.checks.half_precision import OPERATIONS, short_name
 from loss_conformance.checks.registry import Cost, check
@@ -73,7 +73,7 @@ def many_terms(trial: Trial) -> None:
     cause="a count or a running sum kept in half precision or in 8 bits.",
     fix="Count in int64 and sum in float32.",
     seen_in="pytorch/pytorch#55657",
-    applies=lambda trial: unless("coupled", "stochastic")(trial) or _indexed(trial),
+    applies=lambda trial: unless("coupled", "stochastic")(trial) or no_rows(trial),
     requires=("scalar_output", "finite_value", "float32_accuracy", "duplicate_rows"),
 )
 def many_repeats(trial: Trial) -> None:
@@ -113,13 +113,6 @@ def _repeats(trial: Trial, changed: str, doubled: Case, many: Case, times: int, 
         said = f"{changed}, in float32"
         raise Broken(got.value, number(once * factor), changed=said, tolerance=tolerance, guessed=guessed)
     return True
-
-
-def _indexed(trial: Trial) -> str | None:
-    slots = trial.case.slots()
-    if any(slot.role == "pairs" for slot in slots) or not any(slot.row_axis is not None for slot in slots):
-        return "it has no rows that could be repeated"
-    return None
 
 
 @check(
@@ -183,9 +176,6 @@ def _torch_overflows(trial: Trial, fed: Case) -> bool:
 
 def _largest(trial: Trial) -> tuple[Case, Evaluation]:
     """Return the largest batch of the ladder that the loss answers in time, and its value in the working precision."""
-    if trial.case.plan is not trial.bench.pool["full"][0]:
-        # Not on the smaller plans either that are tried once this one breaks the law.
-        raise NotExercised("one batch of this size is enough")
     found, took = None, 0.0
     # Of rows that are compared, all triples may be; of others, the time of a small batch is mostly not the batch's.
     power = 3.0 if _compares_rows(trial) else 1.5

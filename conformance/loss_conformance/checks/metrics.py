@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from loss_conformance.checks.registry import check
+from loss_conformance.cases.transform import group_size, microbatches
+from loss_conformance.checks.conditions import no_rows, unless
+from loss_conformance.checks.registry import Severity, check
+from loss_conformance.report.numbers import number
+from loss_conformance.tolerance import OPERATIONS_PER_TERM
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["metrics_detached"]
+__all__ = ["metrics_detached", "metrics_split"]
 
 
 @check(
@@ -28,3 +36,59 @@ def metrics_detached(trial: Trial) -> None:
             raise Broken(f"the metric {name!r} keeps the graph", "a detached tensor", guessed=trial.foreign)
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise Broken(f"the metric {name!r} is not finite", "finite numbers", guessed=trial.foreign)
+
+
+@check(
+    group="metrics",
+    statement="A metric of the whole batch is the sum, or lies between the least and the largest, of those of its microbatches.",
+    over=("full", "typical", "holes", "absent_rows"),
+    severity=Severity.ADVICE,
+    why="Metrics are summed or averaged over microbatches and ranks; one that is neither changes with the split.",
+    cause="a sum divided by the wrong count, or a ratio, square or exponential of sums taken before they are complete.",
+    fix="Return sums and counts, or means over rows, tokens or pairs; form ratios and exponentials where they are logged.",
+    seen_in="NVIDIA-NeMo/RL@af9f6e861",
+    applies=lambda trial: unless("coupled", "stochastic", "stateful")(trial) or no_rows(trial),
+    own_batch=True,
+)
+def metrics_split(trial: Trial) -> None:
+    case = trial.case
+    whole = _numbers(trial.finite_base.metrics)
+    if not whole:
+        raise NotExercised("it returns no number beside the loss")
+    groups = len(case.rows) // group_size(case)
+    if groups < 2 or trial.bench.coupling.across:
+        raise NotExercised("the batch cannot be split")
+    for bounds in ([0, 1, groups], list(range(groups + 1))):
+        parts = [part for part in microbatches(case, bounds) if bool((part.weight != 0).any())]
+        pieces = [_numbers(trial.evaluate(part).metrics) for part in parts]
+        for name, of_whole in whole.items():
+            of_parts = [piece[name] for piece in pieces if name in piece]
+            if len(of_parts) == len(parts) and not _agree(of_whole, of_parts, case.terms):
+                raise Broken(
+                    f"the metric {name!r} is {number(of_whole)} for the whole batch",
+                    f"their sum {number(sum(of_parts))}, or something between them",
+                    changed=f"microbatches give {', '.join(number(x) for x in of_parts)}",
+                )
+
+
+def _agree(of_whole: float, of_parts: list[float], terms: int) -> bool:
+    """Return whether the whole is the sum of its parts, or a mean of them weighted by some counts (so also least or largest).
+
+    Whatever is counted, the mean lies between the parts. Metrics are often float32, whatever the loss is computed in.
+    """
+    magnitude = max(1.0, *map(abs, of_parts), abs(of_whole))
+    near = (terms + OPERATIONS_PER_TERM) * torch.finfo(torch.float32).eps * magnitude
+    if abs(of_whole - sum(of_parts)) <= near:
+        return True
+    return min(of_parts) - near <= of_whole <= max(of_parts) + near
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    found = {}
+    for name, value in metrics.items():
+        single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+        if single or (isinstance(value, int | float) and not isinstance(value, bool)):
+            number_ = float(value)
+            if abs(number_) < float("inf"):
+                found[name] = number_
+    return found

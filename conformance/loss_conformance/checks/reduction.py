@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.transform import group_size, take_rows, with_counts
-from loss_conformance.checks.conditions import looks_coupled, unless
+from loss_conformance.cases.transform import group_size, microbatches, take_rows, with_counts
+from loss_conformance.checks.conditions import looks_coupled, no_rows, unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
@@ -23,15 +22,7 @@ __all__ = ["duplicate_rows", "microbatch"]
 def _adds_up(trial: Trial) -> str | None:
     if trial.facts.contract.normalizer == "local":
         return f"normalizer = 'local' ({trial.facts.origin['normalizer']})"
-    return unless("coupled")(trial) or _rows_reason(trial)
-
-
-def _rows_reason(trial: Trial) -> str | None:
-    if any(slot.role == "pairs" for slot in trial.case.slots()):
-        return "its rows are addressed by index, so they cannot be dealt out"
-    if not any(slot.row_axis is not None for slot in trial.case.slots()):
-        return "it has no rows"
-    return None
+    return unless("coupled")(trial) or no_rows(trial)
 
 
 @check(
@@ -51,7 +42,7 @@ def microbatch(trial: Trial) -> None:
     if groups < 2:
         raise NotExercised("one group of rows cannot be split")
     whole = trial.evaluate(case)
-    for parts in (_split(case, [0, 1, groups]), _split(case, list(range(groups + 1)))):
+    for parts in (microbatches(case, [0, 1, groups]), microbatches(case, list(range(groups + 1)))):
         pieces = [trial.evaluate(part) for part in parts]
         summed = torch.stack([piece.value for piece in pieces]).sum()
         shares = " + ".join(number(piece.value) for piece in pieces)
@@ -75,7 +66,7 @@ def microbatch(trial: Trial) -> None:
     cause="a divisor that does not grow with the number of terms, or grows faster.",
     fix="Divide by the number (or summed weight) of the terms; declare Contract(normalizer='sum') when a sum is meant.",
     seen_in="volcengine/verl@4d722b176",
-    applies=lambda trial: unless("coupled")(trial) or _rows_reason(trial),
+    applies=lambda trial: unless("coupled")(trial) or no_rows(trial),
     own_batch=True,
 )
 def duplicate_rows(trial: Trial) -> None:
@@ -101,11 +92,6 @@ def duplicate_rows(trial: Trial) -> None:
 
 def _coupled_guess(trial: Trial) -> dict[str, Any]:
     return {"guessed": True, "declare": "Contract(coupled=True)"} if looks_coupled(trial) else {}
-
-
-def _split(case: Case, bounds: list[int]) -> list[Case]:
-    size = group_size(case)
-    return [take_rows(case, torch.arange(size * low, size * high)) for low, high in pairwise(bounds) if low < high]
 
 
 def _joined(parts: list[Case], pieces: list[Evaluation]) -> dict[str, Tensor]:

@@ -72,7 +72,8 @@ class Check:
         applies: given a trial, why the law does not apply, or ``None`` when it does.
         requires: checks that must hold first; when one fails this one is blocked.
         own_batch: it only transforms a batch, so it can be tried on one of the user's own.
-        most_cases: cases per situation it is tried on at most, 0 for as many as the profile has: for expensive laws.
+        most_cases: cases per situation it is tried on at most, 0 for as many as the profile has: for expensive
+            laws, which are not tried on smaller cases either once they fail.
         origin: where it comes from: the distribution that brought it, if it is not this one, and its module.
         law: the function; returns when the law holds, raises ``Broken`` when not.
     """
