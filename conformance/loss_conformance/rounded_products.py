@@ -17,7 +17,15 @@ SUMS: Final = ("sum", "mean", "linalg_vector_norm", "_cdist_forward")
 """Operations with one rounding for many terms, where their inputs are in half precision."""
 
 
-class RoundedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Light(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that does without the compiler, which torch would otherwise import for it: seconds."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class RoundedProducts(_Light):  # type: ignore[no-untyped-call]
     """While active, inputs and result of every matrix product move by one rounding, up or down at random.
 
     Args:
@@ -45,7 +53,7 @@ class RoundedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return x * (1 + sign.to(x.dtype) * self.eps / 2)
 
 
-class OperationsSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationsSeen(_Light):  # type: ignore[no-untyped-call]
     """While active, notes the name of every operation torch carries out."""
 
     def __init__(self) -> None:

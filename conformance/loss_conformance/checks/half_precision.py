@@ -18,7 +18,7 @@ from loss_conformance.report.numbers import number
 from loss_conformance.rounded_products import PRODUCTS, SUMS, RoundedProducts
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["bfloat16_inputs", "float16_inputs", "require_agreement", "short_name"]
+__all__ = ["bfloat16_inputs", "float16_inputs", "held_by", "require_agreement", "short_name"]
 
 OPERATIONS: Final = 8
 """Roundings to half precision a sound loss may need: of its inputs, and of what it gives back."""
@@ -95,7 +95,7 @@ def require_agreement(
     exact = trial.evaluate(wide)
     if not bool(torch.isfinite(exact.value)) or first_nonfinite(exact):
         raise NotExercised("the loss is not finite on the rounded inputs in full precision either")
-    if not _held_by(exact, dtype):
+    if not held_by(exact, dtype):
         raise NotExercised(f"the loss itself, or its gradient, is larger than {short_name(dtype)} can hold")
     try:
         got = trial.evaluate(fed, **how)
@@ -158,7 +158,8 @@ def _require_close(
         )
 
 
-def _held_by(exact: Evaluation, dtype: torch.dtype) -> bool:
+def held_by(exact: Evaluation, dtype: torch.dtype) -> bool:
+    """Return whether a loss and its gradient are numbers this precision can hold."""
     numbers = [exact.value, *exact.gradients.values(), *exact.parameters.values()]
     return all(bool((t.abs() <= torch.finfo(dtype).max).all()) for t in numbers)
 

@@ -15,7 +15,7 @@ from loss_conformance.cases.perturb import perturbed
 from loss_conformance.cases.transform import repeat_rows, repeat_tokens
 from loss_conformance.checks.conditions import no_rows, unless
 from loss_conformance.checks.finite import first_nonfinite
-from loss_conformance.checks.half_precision import OPERATIONS, short_name
+from loss_conformance.checks.half_precision import OPERATIONS, held_by, short_name
 from loss_conformance.checks.registry import Cost, check
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.report.numbers import number
@@ -34,6 +34,8 @@ MOST: Final = 2**17
 LONG: Final = 512
 """Tokens of a sequence of repeated tokens, at least: more than eight bits can count."""
 
+LARGEST: Final = 2**22
+"""Numbers an input of such a batch may have."""
 FEWEST: Final = 2**12
 SECONDS: Final = 1.0
 """What one evaluation of the largest batch may take; a slower loss is tried on a smaller one."""
@@ -79,7 +81,7 @@ def many_terms(trial: Trial) -> None:
 def many_repeats(trial: Trial) -> None:
     if trial.bench.coupling.across:
         raise NotExercised("its rows look at each other")
-    rows = MOST // trial.case.terms
+    rows = max(MOST // trial.case.terms, 2)
     tried = _repeats(trial, f"every row {rows} times", repeat_rows(trial.case, 2), repeat_rows(trial.case, rows), rows)
     if any(slot.token_axis is not None for slot in trial.case.slots()):
         long, times = trial.case, 1
@@ -136,6 +138,8 @@ def many_half_terms(trial: Trial) -> None:
         exact = trial.evaluate(wide)
         if not bool(torch.isfinite(exact.value)) or first_nonfinite(exact):
             raise NotExercised("the loss is not finite on such a batch in full precision either")
+        if not held_by(exact, dtype):
+            raise NotExercised(f"the loss itself is larger than {short_name(dtype)} can hold")
         guessed = trial.foreign or not trial.facts.any_promised
         _require(trial, wide, fed, exact, torch.finfo(dtype).eps, OPERATIONS, short_name(dtype), guessed)
 
@@ -210,8 +214,13 @@ def _ladder(trial: Trial) -> Iterator[Case]:
     schema = trial.case.schema
     tokens = any(slot.token_axis is not None for slot in schema.slots)
     steps = OF_TOKENS if tokens else OF_COMPARED_ROWS if _compares_rows(trial) else OF_ROWS
+    trained = trial.case.trained
+    numbers = trial.case.terms / (trained.numel() if tokens else len(trained))
     for rows, width in steps:
-        yield trial.bench.case(replace(plan, rows=rows // schema.group, tokens=width, terms=rows), route)
+        if numbers * rows * (width if tokens else 1) <= LARGEST:
+            # Too large to be kept beside the others.
+            larger = replace(plan, rows=max(rows // schema.group, 1), tokens=width, terms=rows)
+            yield trial.bench.case(larger, route, trial.bench.dtype)
 
 
 def _computed_in(case: Case, dtype: torch.dtype) -> Case:

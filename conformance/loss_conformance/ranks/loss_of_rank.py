@@ -42,12 +42,17 @@ def _answers(rank: int) -> dict[str, int]:
 
 
 def _told(subject: Subject, rank: int) -> dict[str, int]:
-    """Return the settings that say which rank a loss is on, as far as it has them."""
-    return {name: value for name, value in _answers(rank).items() if name in subject.settings}
+    """Return the settings that say which rank a loss is on, as far as it has them.
+
+    A rank without a world is the rank of something else, a matrix.
+    """
+    settings = subject.settings
+    return {name: value for name, value in _answers(rank).items() if name in settings and "world_size" in settings}
 
 
 def _attributes(loss: Any) -> list[str]:
-    return [name for name in _answers(0) if type(getattr(loss, "__dict__", {}).get(name)) is int]
+    own = getattr(loss, "__dict__", {})
+    return [name for name in _answers(0) if type(own.get(name)) is int and type(own.get("world_size")) is int]
 
 
 def _made(make: Callable[[Mapping[str, Any]], Any], told: dict[str, int]) -> Any:
