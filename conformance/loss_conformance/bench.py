@@ -99,7 +99,10 @@ class Bench:
         """How the rows hang together, measured."""
         if self._example is not None or (gather(self._sources, {}).contract.group_size or 1) > 2:
             return Coupling.UNKNOWN
-        return measure_coupling(self.routes[0], self.caller.evaluate)
+        measured = measure_coupling(self.routes[0], self.caller.evaluate)
+        # Pairs are interleaved here. A loss that couples the halves of a batch says so, or takes the wrong rows for pairs.
+        said = self.subject.settings.get("pair_layout") == "halves"
+        return Coupling.ROWS if measured is Coupling.HALVES and not said else measured
 
     @cached_property
     def schemas(self) -> tuple[Schema, ...]:

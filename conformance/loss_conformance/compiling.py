@@ -27,7 +27,9 @@ class Compiled:
         return self._call(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_loss"], name)
+        if name == "_loss":  # not set yet, while a copy is being made
+            raise AttributeError(name)
+        return getattr(self._loss, name)
 
 
 def _plain(loss: Any) -> Callable[..., Any]:

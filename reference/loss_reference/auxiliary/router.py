@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +11,7 @@ from loss_reference.contract import Contract, Field, Option
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import keep_active, mean_of_terms, row_weights
 from loss_reference.registry import register
-from loss_reference.settings import ConfigError, Setting
+from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 from loss_reference.token_level import refine
 
@@ -103,11 +102,6 @@ class MoELoadBalanceLoss(LossFunction):
     coefficient = Setting(1.0, least=0.0)
     top_k = Setting(2, least=1)
     normalize_by_k = Setting(False)
-
-    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        super().__init__(config)
-        if not isinstance(self.top_k, int):
-            raise ConfigError(f"{type(self).__name__}: top_k={self.top_k!r}; expected a whole number")
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z, w = router_tokens(batch, model_outputs)

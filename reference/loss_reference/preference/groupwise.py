@@ -13,7 +13,7 @@ from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.preference.dpo import sequence_log_ratio
 from loss_reference.preference.pairwise import row_constant
 from loss_reference.reduction import keep_active
-from loss_reference.settings import ConfigError, Setting
+from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
 __all__ = ["GroupLoss", "active_groups", "group_contract"]
@@ -68,8 +68,6 @@ class GroupLoss(LossFunction):
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if not isinstance(self.group_size, int):
-            raise ConfigError(f"{type(self).__name__}: group_size={self.group_size!r}; expected a whole number of rows")
         if self.group_size != self.contract.group_size:
             self.contract = refine(self.contract, group_size=self.group_size)
 

@@ -15,7 +15,7 @@ from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.log_sums import logsumexp_where
 from loss_reference.reduction import keep_active, row_weights
 from loss_reference.registry import register
-from loss_reference.settings import ConfigError, Setting
+from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 from loss_reference.token_level import refine
 
@@ -79,8 +79,6 @@ class RankingLoss(LossFunction):
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if not isinstance(self.group_size, int):
-            raise ConfigError(f"{type(self).__name__}: group_size={self.group_size!r}; expected a whole number")
         if self.group_size != 2:
             options = {"group_size": Option(values=(self.group_size,))}
             self.contract = refine(self.contract, group_size=self.group_size, options=options)

@@ -13,7 +13,7 @@ from loss_reference.contract import Contract, Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.log_sums import logsumexp_where
 from loss_reference.registry import register
-from loss_reference.settings import ConfigError, Setting
+from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
@@ -115,8 +115,6 @@ class UnlikelihoodLoss(TokenLevelLoss):
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if not isinstance(self.ngram, int):
-            raise ConfigError(f"{type(self).__name__}: ngram={self.ngram!r}; expected a whole number")
         self.contract = refine(self.contract, length_normalized=False)  # a token said twice is its own context
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
