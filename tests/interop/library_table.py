@@ -7,18 +7,22 @@ from typing import Final, NamedTuple
 from tests.interop.comparison import Row
 from tests.interop.rows import (
     classification,
-    liger,
+    liger_policy,
+    liger_preference,
     metric_learning,
     openrlhf,
+    pytorch_distillation,
     pytorch_pairs,
     pytorch_tokens,
     ranking,
     torchtune,
+    trl_distillation,
     trl_others,
     trl_policy,
     trl_preference,
     two_views,
     verl,
+    verl_corrections,
 )
 
 
@@ -64,13 +68,17 @@ RELEASES: Final[dict[str, Release]] = {
 
 TABLE: Final[tuple[Row, ...]] = (
     *pytorch_tokens.ROWS,
+    *pytorch_distillation.ROWS,
     *pytorch_pairs.ROWS,
     *trl_preference.ROWS,
     *trl_policy.ROWS,
     *trl_others.ROWS,
-    *liger.ROWS,
+    *trl_distillation.ROWS,
+    *liger_preference.ROWS,
+    *liger_policy.ROWS,
     *torchtune.ROWS,
     *verl.ROWS,
+    *verl_corrections.ROWS,
     *openrlhf.ROWS,
     *metric_learning.ROWS,
     *two_views.ROWS,

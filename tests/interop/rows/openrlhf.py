@@ -50,6 +50,20 @@ def openrlhf_grpo(inputs: Inputs, unbiased_gradient: bool = False) -> Tensor:
     return openrlhf_policy(inputs) + 0.1 * openrlhf().aggregate_loss(k, m)
 
 
+def openrlhf_corrected(inputs: Inputs, level: str, mode: str, threshold: tuple[float, float]) -> Tensor:
+    names = {"level": level, "mode": mode, "threshold": threshold}
+    settings = {f"is_correction_{name}": value for name, value in names.items()}
+    loss = openrlhf().PolicyLoss(clip_eps_low=0.15, clip_eps_high=0.25, **settings)
+    return loss(*of_tokens(inputs), rollout_log_probs=inputs.generation_logprobs[:, 1:])[0]
+
+
+def openrlhf_kl(inputs: Inputs, estimator: str, unbiased_gradient: bool = False) -> Tensor:
+    lp, _, _, m = of_tokens(inputs)
+    lp_ref = inputs.reference_policy_logprobs[:, 1:]
+    k = openrlhf("utils").compute_approx_kl(lp, lp_ref, kl_estimator=estimator, unbiased_gradient=unbiased_gradient)
+    return openrlhf().aggregate_loss(k, m)
+
+
 def openrlhf_value(inputs: Inputs, clip_eps: float | None) -> Tensor:
     given = (x[:, 1:] for x in (inputs.predicted, inputs.batch["values"], inputs.returns, inputs.token_mask))
     return openrlhf().ValueLoss(clip_eps)(*given)
@@ -116,6 +130,31 @@ ROWS = (
             dtype=FLOAT32,
         )
         for shown in ("", ", unbiased_gradient=True")
+    ),
+    *(
+        Open(
+            loss,
+            counterpart=f'PolicyLoss(is_correction_level="{level}", is_correction_mode="{mode}")',
+            theirs=partial(openrlhf_corrected, level=level, mode=mode, threshold=bounds),
+            config={**CLIP, "is_min": bounds[0], "is_max": bounds[1]},
+        )
+        for loss, level, mode, bounds in (
+            ("tis", "token", "clip", (0.8, 1.2)),
+            ("icepop", "token", "mask", (0.8, 1.2)),
+            ("seq_mask_tis", "seq", "mask", (0.9, 1.1)),
+        )
+    ),
+    *(
+        Open(
+            f"kl_{estimator}",
+            counterpart=f'compute_approx_kl "{estimator}"{shown}',
+            inputs=near_reference,
+            theirs=partial(openrlhf_kl, estimator=estimator, unbiased_gradient=bool(shown)),
+            option={"kl_gradient": "straight_through_k2"} if shown else {},
+            note="the estimator is clamped at 10",
+            dtype=FLOAT32,
+        )
+        for estimator, shown in (("k1", ""), ("k2", ""), ("k3", ""), ("k3", ", unbiased_gradient=True"))
     ),
     Row("value_mse", "openrlhf", "ValueLoss()", values, partial(openrlhf_value, clip_eps=None)),
     Row(

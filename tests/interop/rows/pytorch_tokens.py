@@ -184,7 +184,7 @@ ROWS = (
         "nn.MSELoss()",
         values,
         squared_error,
-        difference="no factor 1/2: twice ours",
-        ours=partial(times, 2.0),
+        option={"scale": 2.0},
+        note="no factor 1/2 there",
     ),
 )

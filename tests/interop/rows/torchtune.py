@@ -87,6 +87,18 @@ FLOAT32 = torch.float32
 ENTROPY = "is the cross entropy, the KL plus the entropy of the teacher"
 
 ROWS = (
+    Tune(
+        "actor_critic_total",
+        counterpart="PPOLoss(value_coeff=0.5)",
+        inputs=with_critic,
+        theirs=partial(ppo, value_coeff=0.5),
+        config={
+            "policy": {"type": "ppo_clip", "ratio_clip_min": 0.15, "ratio_clip_max": 0.15},
+            "value": {"type": "value_clipped", "value_clip": 0.3},
+        },
+        slack=GUARD,
+    ),
+    Tune("soft_ce", counterpart="ForwardKLLoss", theirs=partial(distilled, name="ForwardKLLoss"), dtype=FLOAT32),
     Tune("dpo", counterpart="DPOLoss", theirs=partial(of_pairs, name="DPOLoss", beta=BETA), config={"beta": BETA}),
     Tune(
         "cdpo",

@@ -173,20 +173,6 @@ def judged(loss: LossFunction, inputs: Inputs) -> Tensor:
     return loss({**inputs.batch, "labels": wins}, inputs.outputs)
 
 
-def generalized_jsd(inputs: Inputs, beta: float, path: str = "gkd.gkd_trainer") -> Tensor:
-    made = trainer(f"experimental.{path}.GKDTrainer", inputs)
-    labels = torch.where(inputs.m != 0, inputs.input_ids[:, 1:], -100)
-    return made.generalized_jsd_loss(inputs.logits[:, :-1], inputs.teacher_logits[:, :-1], labels, beta)
-
-
-def chunked_divergence(inputs: Inputs, beta: float) -> Tensor:
-    from trl.trainer.distillation_trainer import _chunked_divergence_loss
-
-    student, teacher = inputs.logits[:, :-1], inputs.teacher_logits[:, :-1]
-    head = torch.eye(student.shape[-1], dtype=student.dtype)
-    return _chunked_divergence_loss(student, teacher, head, head, inputs.m, beta)[0]
-
-
 Trl = partial(Row, library="trl", inputs=sequences)
 Rewards = partial(Row, library="trl", inputs=scores, ours=partial(reordered, order=FROM_HALVES))
 ONE_NLL = "the NLL is one mean over the tokens of all chosen answers, ours one mean per answer"
@@ -297,19 +283,5 @@ ROWS = (
             ours=judged,
         )
         for loss_type in ("sigmoid", "ipo")
-    ),
-    Trl("forward_kl", counterpart="GKDTrainer.generalized_jsd_loss, beta=0", theirs=partial(generalized_jsd, beta=0)),
-    Trl("reverse_kl", counterpart="GKDTrainer.generalized_jsd_loss, beta=1", theirs=partial(generalized_jsd, beta=1)),
-    Trl(
-        "forward_kl",
-        counterpart="DistillationTrainer, beta=0",
-        theirs=partial(chunked_divergence, beta=0.0),
-        dtype=torch.float32,
-    ),
-    Trl(
-        "reverse_kl",
-        counterpart="DistillationTrainer, beta=1",
-        theirs=partial(chunked_divergence, beta=1.0),
-        dtype=torch.float32,
     ),
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loss_reference import LossFunction
 from tests.interop.comparison import Row
-from tests.interop.inputs import Inputs, next_logprobs, sequences
+from tests.interop.inputs import PROMPT, Inputs, sequences
 from tests.interop.trl_trainers import prompts_and_completions, trainer
 
 LOW, HIGH, LONGEST = 0.15, 0.25, 12
@@ -43,23 +43,45 @@ def rloo_trainer(inputs: Inputs) -> Tensor:
     return made._compute_loss(made.model, prompts_and_completions(inputs, old=False, old_logps=old))
 
 
-def of_whole_answers(loss: LossFunction, inputs: Inputs) -> Tensor:
-    """Return ours of rows of one token, whose log-probability is that of the whole answer."""
-    lp = (next_logprobs(inputs.logits, inputs.input_ids) * inputs.m).sum(dim=1, keepdim=True)
-    old = (inputs.prev_logprobs * inputs.token_mask).sum(dim=1, keepdim=True)
+def of_advantages_zero(inputs: Inputs, **settings: Any) -> Tensor:
+    """Return what is left of ``GRPOTrainer``'s loss where no answer is better than another: penalty and bonus."""
+    inputs.given.row_advantages = torch.zeros_like(inputs.row_advantages)
+    return grpo_trainer(inputs, "dapo", **settings)
+
+
+def a2po_trainer(inputs: Inputs) -> Tensor:
+    made = trainer("experimental.a2po.a2po_trainer.A2POTrainer", inputs, args={"beta2": 0.1}, model_kwarg_keys=())
+    lp_ref = (inputs.reference_policy_logprobs * inputs.token_mask).sum(dim=1)
+    rewards = inputs.batch["rewards"]
     batch = {
-        "token_mask": torch.ones_like(old).expand(-1, 2),
-        "prev_logprobs": old.expand(-1, 2),
-        "advantages": inputs.advantages[:, :2],
+        "input_ids": inputs.input_ids,
+        "attention_mask": inputs.token_mask,
+        "logits_to_keep": inputs.input_ids.shape[1] - PROMPT,
+        "ref_logps": lp_ref,
+        "rewards": rewards,
+        "v_star": rewards.flip(0),
     }
-    return loss(batch, {"next_token_logprobs": lp})
+    return made.compute_loss(made.model, batch)
+
+
+def with_values(loss: LossFunction, inputs: Inputs) -> Tensor:
+    return loss({**inputs.batch, "v_star": inputs.batch["rewards"].flip(0)}, inputs.outputs)
+
+
+def generated_by_the_old_policy(dtype: torch.dtype, seed: int) -> Inputs:
+    inputs = sequences(dtype, seed)
+    inputs.batch["generation_logprobs"] = inputs.prev_logprobs
+    return inputs
+
+
+Policy = partial(Row, library="trl", inputs=sequences)
 
 
 def row(loss: str, loss_type: str, shown: str = "", **fields: Any) -> Row:
     settings = fields.pop("settings", {})
     counterpart = f'GRPOTrainer, loss_type="{loss_type}"' + (f", {shown}" if shown else "")
     theirs = partial(grpo_trainer, loss_type=loss_type, **settings)
-    return Row(loss, "trl", counterpart, sequences, theirs, **{"config": CLIP, **fields})
+    return Policy(loss, counterpart=counterpart, theirs=theirs, **{"config": CLIP, **fields})
 
 
 NO_KL = {**CLIP, "reference_policy_kl_penalty": 0.0}
@@ -90,7 +112,13 @@ ROWS = (
     ),
     row("gspo", "grpo", 'importance_sampling_level="sequence"', settings={"importance_sampling_level": "sequence"}),
     row("luspo", "luspo", 'importance_sampling_level="sequence"', settings={"importance_sampling_level": "sequence"}),
-    row("cispo", "cispo", config={}, option={"absolute_bound": HIGH}, note="`epsilon_high` is the bound itself"),
+    row(
+        "cispo",
+        "cispo",
+        config={"ratio_clip_max": HIGH},
+        option={"weight_bound": "absolute"},
+        note="`epsilon_high` is the bound itself",
+    ),
     row("sapo", "sapo", config={}, dtype=torch.float32),
     row("vespo", "vespo", config={}),
     row("on_policy", "dapo", "no old log-probabilities", settings={"old": False}, config={}),
@@ -109,14 +137,50 @@ ROWS = (
         partial(grpo_trainer, loss_type="grpo", path="experimental.gmpo.gmpo_trainer.GMPOTrainer"),
         config=CLIP,
     ),
-    Row(
-        "ppo_clip",
-        "trl",
-        "RLOOTrainer",
-        sequences,
-        rloo_trainer,
-        config=CLIP,
-        difference="clips the ratio of the whole answer, a sum over its tokens: ours of one token per answer",
-        ours=of_whole_answers,
+    Row("rloo", "trl", "RLOOTrainer", sequences, rloo_trainer, config=CLIP),
+    Row("a2po", "trl", "A2POTrainer, beta2=0.1", sequences, a2po_trainer, config={"beta": 0.1}, ours=with_values),
+    row(
+        "ppo_dual_clip",
+        "dapo",
+        "delta=1.1",
+        settings={"args": {"delta": 1.1}},
+        config={**CLIP, "ratio_clip_c": 1.1},
+        option={"clip_c_bounds": "ratio"},
+        note="delta below 1 + epsilon_high",
+    ),
+    row(
+        "gspo",
+        "dapo",
+        'importance_sampling_level="sequence"',
+        settings={"importance_sampling_level": "sequence"},
+        option={"aggregation": "token_mean"},
+    ),
+    row(
+        "off_policy_mask",
+        "dapo",
+        "off_policy_mask_threshold=0.05",
+        settings={"off_policy_mask_threshold": 0.05},
+        config={**CLIP, "threshold": 0.05},
+        inputs=generated_by_the_old_policy,
+    ),
+    Policy("kl_k3", counterpart="GRPOTrainer, beta=1, advantages of 0", theirs=partial(of_advantages_zero, beta=1.0)),
+    Policy(
+        "kl_unbiased",
+        counterpart="GRPOTrainer, use_bias_correction_kl=True, beta=1, advantages of 0",
+        theirs=partial(of_advantages_zero, beta=1.0, args={"use_bias_correction_kl": True}),
+    ),
+    Policy(
+        "entropy_bonus",
+        counterpart="GRPOTrainer, entropy_coef=0.1, advantages of 0",
+        theirs=partial(of_advantages_zero, entropy_coef=0.1, _entropy_bonus_enabled=True),
+        config={"coefficient": 0.1},
+    ),
+    Policy(
+        "entropy_bonus",
+        counterpart="GRPOTrainer, entropy_coef=0.1, top_entropy_quantile=0.5, advantages of 0",
+        theirs=partial(of_advantages_zero, entropy_coef=0.1, _entropy_bonus_enabled=True, top_entropy_quantile=0.5),
+        config={"coefficient": 0.1, "top_quantile": 0.5},
+        option={"divisor": "kept"},
+        dtype=torch.float32,
     ),
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loss_reference import LossFunction
 from tests.interop.comparison import Row
-from tests.interop.inputs import Inputs, sequences
+from tests.interop.inputs import Inputs, next_logprobs, sequences
 from tests.interop.trl_trainers import trainer
 
 BETA = 0.3
@@ -20,8 +20,8 @@ HALVES = {"beta": BETA, "pair_layout": "halves"}
 def dpo_trainer(inputs: Inputs, loss_type: str = "sigmoid", **settings: Any) -> Tensor:
     defaults: dict[str, Any] = {
         "beta": BETA,
-        "loss_types": [loss_type],
-        "loss_weights": [1.0],
+        "loss_types": loss_type.split("+"),
+        "loss_weights": [1.0] * (1 + loss_type.count("+")),
         "ld_alpha": None,
         "f_divergence_type": "reverse_kl",
         "f_alpha_divergence_coef": 0.5,
@@ -40,6 +40,14 @@ def dpo_trainer(inputs: Inputs, loss_type: str = "sigmoid", **settings: Any) -> 
 def of_chosen_half(loss: LossFunction, inputs: Inputs) -> Tensor:
     rows = torch.arange(len(inputs.input_ids)) < len(inputs.input_ids) // 2
     return loss({**inputs.batch, "sample_mask": rows.to(inputs.token_mask)}, inputs.outputs)
+
+
+def with_one_nll(loss: LossFunction, inputs: Inputs) -> Tensor:
+    """Return ours with the mean over all tokens of all chosen answers in the place of one mean per answer."""
+    half = slice(0, len(inputs.input_ids) // 2)
+    lp, m = next_logprobs(inputs.logits, inputs.input_ids)[half], inputs.m[half]
+    per_answer = -((lp * m).sum(dim=1) / m.sum(dim=1)).mean()
+    return loss(inputs.batch, inputs.outputs) - 0.4 * (per_answer + (lp * m).sum() / m.sum())
 
 
 def row(loss: str, loss_type: str, shown: str = "", **fields: Any) -> Row:
@@ -105,4 +113,20 @@ ROWS = (
     ),
     row("ld_dpo", "sigmoid", "ld_alpha=0.25", settings={"ld_alpha": 0.25}, config={**HALVES, "alpha": 0.25}),
     row("wpo", "sigmoid", "use_weighting=True", settings={"use_weighting": True}),
+    row(
+        "mpo",
+        "sigmoid+bco_pair+sft",
+        "loss_weights=[0.8, 0.2, 1.0]",
+        settings={"loss_weights": [0.8, 0.2, 1.0]},
+        option={"nll_average": "tokens"},
+    ),
+    row(
+        "rpo_nll",
+        "sigmoid+sft",
+        "loss_weights=[1.0, 0.4]",
+        settings={"loss_weights": [1.0, 0.4]},
+        config={**HALVES, "alpha": 0.4},
+        difference="the NLL is one mean over the tokens of all chosen answers, ours one mean per answer",
+        ours=with_one_nll,
+    ),
 )

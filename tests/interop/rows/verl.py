@@ -17,11 +17,12 @@ GUARD = 1e-8
 """What is added to the length of an answer before something is divided by it."""
 CLIP = {"ratio_clip_min": 0.15, "ratio_clip_max": 0.25}
 NO_DUAL_CLIP = 1e9
+PACKAGES = ("verl", "verl.trainer", "verl.trainer.ppo")
 SEQUENCES = {"aggregation": "seq_mean_token_mean"}
 
 
 def verl() -> Any:
-    return load("verl.trainer.ppo.core_algos", ("verl", "verl.trainer", "verl.trainer.ppo"), ("ray",))
+    return load("verl.trainer.ppo.core_algos", PACKAGES, ("ray",))
 
 
 def of_tokens(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -164,7 +165,6 @@ ROWS = (
         config=CLIP,
         slack=2 * GUARD,
     ),
-    Verl("reinforce", counterpart='compute_policy_loss_gpg, "token-mean"', theirs=partial(verl_policy, name="gpg")),
     Verl(
         "reinforce",
         counterpart="compute_policy_loss_reinforce",

@@ -1,4 +1,4 @@
-"""Liger-Kernel: chunked losses of hidden states and the weight of the head, which is the identity here."""
+"""Liger-Kernel: chunked preference losses of hidden states and a head, which is the identity here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from torch import Tensor
 
 from loss_reference import LossFunction, registry
 from tests.interop.comparison import Row
-from tests.interop.inputs import PROMPT, B, Inputs, V, next_logprobs, sequences
+from tests.interop.inputs import B, Inputs, V, next_logprobs, sequences
 
 # log-softmax is taken in float32 whatever comes in.
 Liger = partial(Row, library="liger_kernel", inputs=sequences, dtype=torch.float32)
 BETA = 0.3
 HALVES = {"beta": BETA, "pair_layout": "halves"}
-CLIP = {"ratio_clip_min": 0.15, "ratio_clip_max": 0.25}
-LONGEST = 12
 
 
 def module(name: str, **settings: Any) -> Any:
@@ -83,26 +81,6 @@ def of_no_reference(loss: LossFunction, inputs: Inputs) -> Tensor:
     return loss({**inputs.batch, "reference_policy_logprobs": without}, inputs.outputs)
 
 
-def policy(inputs: Inputs, loss_type: str, beta: float = 0.0, old: bool = True, **settings: Any) -> Tensor:
-    defaults: dict[str, Any] = {"epsilon_low": 0.15, "epsilon_high": 0.25, "max_completion_length": LONGEST}
-    loss = module("GRPO", loss_type=loss_type, beta=beta, use_ref_model=beta > 0, **{**defaults, **settings})
-    return loss(
-        inputs.logits[:, PROMPT - 1 : -1],
-        identity(inputs),
-        inputs.input_ids[:, PROMPT:],
-        inputs.token_mask[:, PROMPT:],
-        inputs.row_advantages,
-        ref_per_token_logps=inputs.reference_policy_logprobs[:, PROMPT:],
-        old_per_token_logps=inputs.prev_logprobs[:, PROMPT:] if old else None,
-    )[0]
-
-
-def distilled(inputs: Inputs, name: str, **settings: Any) -> Tensor:
-    head = identity(inputs)
-    student, teacher = inputs.logits[:, :-1].flatten(0, 1), inputs.teacher_logits[:, :-1].flatten(0, 1)
-    return module(name, **settings)(student, head, teacher, head, labels(inputs).flatten())
-
-
 def pairs(loss: str, loss_type: str, shown: str = "", **fields: Any) -> Row:
     settings = fields.pop("settings", {})
     counterpart = f'DPOLoss(loss_type="{loss_type}"' + (f", {shown})" if shown else ")")
@@ -110,16 +88,7 @@ def pairs(loss: str, loss_type: str, shown: str = "", **fields: Any) -> Row:
     return Liger(loss, counterpart=counterpart, theirs=theirs, **{"config": HALVES, **fields})
 
 
-def grpo(loss: str, loss_type: str, shown: str = "", **fields: Any) -> Row:
-    settings = fields.pop("settings", {})
-    counterpart = f'GRPOLoss(loss_type="{loss_type}"' + (f", {shown})" if shown else ")")
-    theirs = partial(policy, loss_type=loss_type, **settings)
-    return Liger(loss, counterpart=counterpart, theirs=theirs, **{"config": CLIP, **fields})
-
-
 SMOOTHED = {"settings": {"label_smoothing": 0.2}, "config": {**HALVES, "label_smoothing": 0.2}}
-KL = {**CLIP, "reference_policy_kl_penalty": 0.1}
-SEQUENCE = {"importance_sampling_level": "sequence"}
 ONE_NLL = "the NLL is one mean over the tokens of all chosen answers, ours one mean per answer"
 
 ROWS = (
@@ -208,34 +177,5 @@ ROWS = (
         config={"beta": BETA},
         difference="`use_ref_model` is False by default and a reference that is given is not read: ours of reference 0",
         ours=of_no_reference,
-    ),
-    grpo("grpo", "grpo", "beta=0.1", settings={"beta": 0.1}, config=KL),
-    grpo("grpo", "dapo", "beta=0.1", settings={"beta": 0.1}, config=KL, option={"aggregation": "token_mean"}),
-    grpo("ppo_clip", "dapo", "beta=0"),
-    grpo("dapo", "dapo", "beta=0"),
-    grpo("bnpo", "bnpo", "beta=0"),
-    grpo("dr_grpo", "dr_grpo", "beta=0", config={**CLIP, "max_length": float(LONGEST)}),
-    grpo("ppo_dual_clip", "dapo", "delta=1.5", settings={"delta": 1.5}, config={**CLIP, "ratio_clip_c": 1.5}),
-    grpo("gspo", "grpo", 'importance_sampling_level="sequence"', settings=SEQUENCE),
-    grpo("luspo", "luspo", 'importance_sampling_level="sequence"', settings=SEQUENCE),
-    grpo("cispo", "cispo", config={}, option={"absolute_bound": 0.25}, note="`epsilon_high` is the bound itself"),
-    grpo("sapo", "sapo", config={}),
-    grpo("vespo", "vespo", config={}),
-    grpo("on_policy", "dapo", "no old log-probabilities", settings={"old": False}, config={}),
-    Liger(
-        "forward_kl",
-        counterpart="JSDLoss(beta=0, weight_hard_loss=0, weight_soft_loss=1)",
-        theirs=partial(distilled, name="JSD", beta=0.0, weight_hard_loss=0.0, weight_soft_loss=1.0),
-    ),
-    Liger(
-        "reverse_kl",
-        counterpart="JSDLoss(beta=1, weight_hard_loss=0, weight_soft_loss=1)",
-        theirs=partial(distilled, name="JSD", beta=1.0, weight_hard_loss=0.0, weight_soft_loss=1.0),
-    ),
-    Liger(
-        "forward_kl",
-        counterpart="JSDLoss(beta=0, weight_hard_loss=0, weight_soft_loss=1, temperature=2)",
-        theirs=partial(distilled, name="JSD", beta=0.0, weight_hard_loss=0.0, weight_soft_loss=1.0, temperature=2.0),
-        config={"temperature": 2.0},
     ),
 )
