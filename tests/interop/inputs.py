@@ -90,6 +90,17 @@ def sequences(dtype: torch.dtype, seed: int) -> Inputs:
     return inputs
 
 
+def trained(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the logits [N, V], teacher logits [N, V] and targets [N] of the trained tokens."""
+    m = inputs.m != 0
+    return inputs.logits[:, :-1][m], inputs.teacher_logits[:, :-1][m], inputs.input_ids[:, 1:][m]
+
+
+def labels(inputs: Inputs) -> Tensor:
+    """Return [B, S] labels of the tokens themselves, -100 where nothing is trained."""
+    return torch.where(inputs.token_mask != 0, inputs.input_ids, -100)
+
+
 def near_reference(dtype: torch.dtype, seed: int) -> Inputs:
     """Return ``sequences`` of a policy that has not moved far from its reference, as in training."""
     inputs, draw = sequences(dtype, seed), Draw(dtype, 200 + seed)

@@ -7,9 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
+from loss_reference import registry
 from tests.interop.comparison import Computed, Row, agree, compute
+from tests.interop.formula_table import READ_AT, READINGS, Reading
 from tests.interop.inputs import Inputs
 from tests.interop.library_table import RELEASES, TABLE
+from tests.interop.update_table import DOCUMENT, document
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SEEDS = (1, 2, 3)
@@ -68,3 +71,13 @@ def test_the_release_compared_with_is_the_one_the_table_names(library: str) -> N
         pytest.skip(f"{named.distribution} is not installed")
     if installed != named.version:
         pytest.skip(f"the table speaks of {named.distribution} {named.version}, here is {installed}")
+
+
+def test_the_committed_page_is_current() -> None:
+    assert DOCUMENT.read_text() == document(), "run: python -m tests.interop.update_table"
+
+
+@pytest.mark.parametrize("reading", READINGS, ids=lambda reading: f"{reading.loss}-{reading.library}")
+def test_the_config_that_was_read_is_one_the_loss_accepts(reading: Reading) -> None:
+    registry.create(reading.loss, dict(reading.option))
+    assert reading.library in READ_AT

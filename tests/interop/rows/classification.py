@@ -12,7 +12,8 @@ from torch import Tensor
 
 from loss_reference import LossFunction
 from tests.interop.comparison import Row, as_given
-from tests.interop.inputs import Inputs, V, scores, sequences
+from tests.interop.conversions import times
+from tests.interop.inputs import Inputs, V, labels, scores, sequences, trained
 from tests.interop.single_modules import load
 
 Tokens = partial(Row, inputs=sequences)
@@ -22,17 +23,8 @@ PER_CLASS = "averages over tokens and classes: ours / V"
 SIGMOID = "a sigmoid per class, not a softmax over them: ours of the two logits (0, x)"
 
 
-def trained(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    m = inputs.m != 0
-    return inputs.logits[:, :-1][m], inputs.input_ids[:, 1:][m]
-
-
 def of_tokens(inputs: Inputs, path: str, name: str, **settings: Any) -> Tensor:
-    return getattr(import_module(path), name)(**settings)(*trained(inputs))
-
-
-def labels(inputs: Inputs) -> Tensor:
-    return torch.where(inputs.token_mask != 0, inputs.input_ids, -100)
+    return getattr(import_module(path), name)(**settings)(*trained(inputs)[::2])
 
 
 def causal_lm(inputs: Inputs, count: int | None = None) -> Tensor:
@@ -60,7 +52,7 @@ def by_all_positions(loss: LossFunction, inputs: Inputs) -> Tensor:
 
 
 def smoothed_kl(inputs: Inputs) -> Tensor:
-    z, y = trained(inputs)
+    z, _, y = trained(inputs)
     losses = load("speechbrain.nnet.losses", ("speechbrain", "speechbrain.nnet"), ("torchaudio",))
     return losses.kldiv_loss(z.log_softmax(dim=-1), y, label_smoothing=0.2, pad_idx=-1, reduction="batchmean")
 
@@ -70,17 +62,13 @@ def less_entropy_of_label(loss: LossFunction, inputs: Inputs) -> Tensor:
 
 
 def kornia_focal(inputs: Inputs) -> Tensor:
-    return import_module("kornia.losses").focal_loss(*trained(inputs), alpha=None, gamma=1.5, reduction="mean")
+    return import_module("kornia.losses").focal_loss(*trained(inputs)[::2], alpha=None, gamma=1.5, reduction="mean")
 
 
 def monai_focal(inputs: Inputs) -> Tensor:
-    z, y = trained(inputs)
+    z, _, y = trained(inputs)
     module = import_module("monai.losses").FocalLoss(use_softmax=True, to_onehot_y=True, gamma=1.5)
     return module(z, y.unsqueeze(1))
-
-
-def over_classes(loss: LossFunction, inputs: Inputs) -> Tensor:
-    return as_given(loss, inputs) / V
 
 
 def binary_focal(inputs: Inputs, library: str) -> Tensor:
@@ -166,7 +154,7 @@ ROWS = (
         theirs=kornia_focal,
         config={"gamma": 1.5},
         difference=PER_CLASS,
-        ours=over_classes,
+        ours=partial(times, 1 / V),
     ),
     Tokens(
         "focal_ce",
@@ -175,7 +163,7 @@ ROWS = (
         theirs=monai_focal,
         config={"gamma": 1.5},
         difference=PER_CLASS,
-        ours=over_classes,
+        ours=partial(times, 1 / V),
         dtype=FLOAT32,
     ),
     *(

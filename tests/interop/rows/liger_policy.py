@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loss_reference import LossFunction
 from tests.interop.comparison import Row
-from tests.interop.inputs import PROMPT, Inputs
+from tests.interop.inputs import PROMPT, Inputs, next_logprobs
 from tests.interop.rows.liger_preference import Liger, identity, labels, module
 
 CLIP = {"ratio_clip_min": 0.15, "ratio_clip_max": 0.25}
@@ -33,6 +34,13 @@ def policy(inputs: Inputs, loss_type: str, beta: float = 0.0, old: bool = True, 
 def of_advantages_zero(inputs: Inputs, **settings: Any) -> Tensor:
     inputs.given.row_advantages = torch.zeros_like(inputs.row_advantages)
     return policy(inputs, "dapo", beta=1.0, **settings)
+
+
+def with_penalty_on_padding(loss: LossFunction, inputs: Inputs) -> Tensor:
+    """Return ours plus 0.1 times the length of an answer times the mean of k3 over all its positions, masked ones too."""
+    d = (next_logprobs(inputs.logits, inputs.input_ids) - inputs.reference_policy_logprobs[:, 1:])[:, PROMPT - 1 :]
+    per_answer = inputs.m.sum(dim=1) * (torch.expm1(-d) + d).mean(dim=1)
+    return loss(inputs.batch, inputs.outputs) + 0.1 * per_answer.mean()
 
 
 def distilled(inputs: Inputs, name: str, **settings: Any) -> Tensor:
@@ -61,6 +69,14 @@ ROWS = (
     grpo("ppo_dual_clip", "dapo", "delta=1.5", settings={"delta": 1.5}, config={**CLIP, "ratio_clip_c": 1.5}),
     grpo("gspo", "grpo", 'importance_sampling_level="sequence"', settings=SEQUENCE),
     grpo("luspo", "luspo", 'importance_sampling_level="sequence"', settings=SEQUENCE),
+    grpo(
+        "luspo",
+        "luspo",
+        'importance_sampling_level="sequence", beta=0.1',
+        settings={**SEQUENCE, "beta": 0.1},
+        difference="the KL penalty is averaged over padding too: ours plus that average",
+        ours=with_penalty_on_padding,
+    ),
     grpo(
         "cispo",
         "cispo",

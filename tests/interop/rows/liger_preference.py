@@ -11,7 +11,8 @@ from torch import Tensor
 
 from loss_reference import LossFunction, registry
 from tests.interop.comparison import Row
-from tests.interop.inputs import B, Inputs, V, next_logprobs, sequences
+from tests.interop.conversions import ONE_NLL, with_one_nll
+from tests.interop.inputs import B, Inputs, V, sequences
 
 # log-softmax is taken in float32 whatever comes in.
 Liger = partial(Row, library="liger_kernel", inputs=sequences, dtype=torch.float32)
@@ -43,14 +44,6 @@ def orpo_of_everything(inputs: Inputs) -> Tensor:
     everything = torch.where(inputs.attention_mask[:, 1:] != 0, inputs.input_ids[:, 1:], -100)
     head = identity(inputs)
     return module("ORPO", beta=BETA)(head, inputs.logits[:, :-1], labels(inputs), nll_target=everything)[0]
-
-
-def with_one_nll(loss: LossFunction, inputs: Inputs, span: str = "response") -> Tensor:
-    """Return ours with the mean over all tokens of all chosen answers in the place of one mean per answer."""
-    lp = next_logprobs(inputs.logits, inputs.input_ids)[: B // 2]
-    m = (inputs.m if span == "response" else inputs.attention_mask[:, 1:].to(lp))[: B // 2]
-    per_answer = -((lp * m).sum(dim=1) / m.sum(dim=1)).mean()
-    return loss(inputs.batch, inputs.outputs) - per_answer - (lp * m).sum() / m.sum()
 
 
 def plus_nll_of_chosen(loss: LossFunction, inputs: Inputs) -> Tensor:
@@ -89,7 +82,6 @@ def pairs(loss: str, loss_type: str, shown: str = "", **fields: Any) -> Row:
 
 
 SMOOTHED = {"settings": {"label_smoothing": 0.2}, "config": {**HALVES, "label_smoothing": 0.2}}
-ONE_NLL = "the NLL is one mean over the tokens of all chosen answers, ours one mean per answer"
 
 ROWS = (
     pairs("dpo", "sigmoid"),
@@ -123,7 +115,7 @@ ROWS = (
         theirs=partial(of_pairs, name="CPO"),
         config=HALVES,
         difference=ONE_NLL,
-        ours=with_one_nll,
+        ours=partial(with_one_nll, 1.0, "response"),
     ),
     Liger(
         "simpo",
@@ -138,7 +130,7 @@ ROWS = (
         config={**HALVES, "gamma": 0.7},
         option={"nll_weight": 1.0},
         difference=ONE_NLL,
-        ours=with_one_nll,
+        ours=partial(with_one_nll, 1.0, "response"),
     ),
     Liger(
         "orpo",
@@ -146,7 +138,7 @@ ROWS = (
         theirs=partial(of_pairs, name="ORPO"),
         config=HALVES,
         difference=ONE_NLL,
-        ours=with_one_nll,
+        ours=partial(with_one_nll, 1.0, "response"),
     ),
     Liger(
         "orpo",
@@ -155,7 +147,7 @@ ROWS = (
         config=HALVES,
         option={"nll_span": "full"},
         difference=ONE_NLL,
-        ours=partial(with_one_nll, span="full"),
+        ours=partial(with_one_nll, 1.0, "full"),
     ),
     Liger(
         "kto",

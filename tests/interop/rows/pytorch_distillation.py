@@ -11,16 +11,10 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from tests.interop.comparison import Row
-from tests.interop.inputs import Inputs, next_logprobs, sequences
+from tests.interop.inputs import Inputs, next_logprobs, sequences, trained
 
 Tokens = partial(Row, library="torch", inputs=sequences)
 BETA, SKEW, T, K = 0.3, 0.2, 2.0, 3
-
-
-def trained(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the logits [N, V], teacher logits [N, V] and targets [N] of the trained tokens."""
-    m = inputs.m != 0
-    return inputs.logits[:, :-1][m], inputs.teacher_logits[:, :-1][m], inputs.input_ids[:, 1:][m]
 
 
 def kl(log_a: Tensor, log_b: Tensor) -> Tensor:

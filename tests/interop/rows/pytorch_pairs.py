@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, kl_divergence
 
 from loss_reference import LossFunction
-from tests.interop.comparison import Row, as_given
+from tests.interop.comparison import Row
+from tests.interop.conversions import times
 from tests.interop.inputs import Inputs, next_logprobs, scores, sequences, views
 
 Pairs = partial(Row, library="torch", inputs=sequences)
@@ -118,10 +119,6 @@ def both_diagonals(inputs: Inputs) -> Tensor:
     z = x @ y.T / 0.07
     target = torch.arange(len(z))
     return (nn.CrossEntropyLoss()(z, target) + nn.CrossEntropyLoss()(z.T, target)) / 2
-
-
-def times(factor: float, loss: LossFunction, inputs: Inputs) -> Tensor:
-    return factor * as_given(loss, inputs)
 
 
 ROWS = (

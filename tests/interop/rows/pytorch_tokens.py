@@ -11,17 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, kl_divergence
 
 from loss_reference import LossFunction
-from tests.interop.comparison import Row, as_given
-from tests.interop.inputs import Inputs, V, sequences, values
+from tests.interop.comparison import Row
+from tests.interop.conversions import times
+from tests.interop.inputs import Inputs, V, labels, sequences, trained, values
 
 Tokens = partial(Row, library="torch", inputs=sequences)
 CLASS_WEIGHTS = torch.linspace(0.5, 2.0, V, dtype=torch.float64)
-
-
-def trained(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the logits [N, V], teacher logits [N, V] and targets [N] of the trained tokens."""
-    m = inputs.m != 0
-    return inputs.logits[:, :-1][m], inputs.teacher_logits[:, :-1][m], inputs.input_ids[:, 1:][m]
 
 
 def next_labels(inputs: Inputs) -> Tensor:
@@ -79,17 +74,13 @@ def less_entropy(inputs: Inputs) -> Tensor:
     return nn.CrossEntropyLoss()(z, y) - 0.3 * Categorical(logits=z).entropy().mean()
 
 
-def step_labels(inputs: Inputs) -> Tensor:
-    return torch.where(inputs.token_mask != 0, inputs.input_ids, -100)
-
-
 def of_steps(loss: LossFunction, inputs: Inputs) -> Tensor:
     every = torch.ones_like(inputs.token_mask)
-    return loss({**inputs.batch, "token_mask": every, "step_labels": step_labels(inputs)}, inputs.outputs)
+    return loss({**inputs.batch, "token_mask": every, "step_labels": labels(inputs)}, inputs.outputs)
 
 
 def cross_entropy_of_steps(inputs: Inputs) -> Tensor:
-    return nn.CrossEntropyLoss()(inputs.logits.flatten(0, 1), step_labels(inputs).flatten())
+    return nn.CrossEntropyLoss()(inputs.logits.flatten(0, 1), labels(inputs).flatten())
 
 
 def of_two_heads(loss: LossFunction, inputs: Inputs) -> Tensor:
@@ -97,8 +88,8 @@ def of_two_heads(loss: LossFunction, inputs: Inputs) -> Tensor:
 
 
 def cross_entropy_of_two_heads(inputs: Inputs) -> Tensor:
-    labels = step_labels(inputs)[:, 2:].flatten()
-    after_next = nn.CrossEntropyLoss(reduction="sum")(2 * inputs.logits[:, :-2].flatten(0, 1), labels)
+    y = labels(inputs)[:, 2:].flatten()
+    after_next = nn.CrossEntropyLoss(reduction="sum")(2 * inputs.logits[:, :-2].flatten(0, 1), y)
     return cross_entropy(inputs) + 0.5 * after_next / inputs.m.sum()
 
 
@@ -111,10 +102,6 @@ def squared_log_sum(inputs: Inputs) -> Tensor:
 def squared_error(inputs: Inputs) -> Tensor:
     m = inputs.token_mask[:, 1:] != 0
     return nn.MSELoss()(inputs.predicted[:, 1:][m], inputs.returns[:, 1:][m])
-
-
-def times(factor: float, loss: LossFunction, inputs: Inputs) -> Tensor:
-    return factor * as_given(loss, inputs)
 
 
 ROWS = (

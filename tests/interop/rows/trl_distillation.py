@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loss_reference import LossFunction
 from tests.interop.comparison import Row
-from tests.interop.inputs import PROMPT, Inputs, V, next_logprobs, sequences, token_aligned
+from tests.interop.inputs import PROMPT, Inputs, V, labels, next_logprobs, sequences, token_aligned
 from tests.interop.trl_trainers import prompts_and_completions, trainer
 
 K = 3
@@ -29,10 +29,6 @@ def with_teacher(dtype: torch.dtype, seed: int) -> Inputs:
     inputs.given.m = inputs.token_mask[:, 1:]
     inputs.batch["teacher_logprobs"] = token_aligned(next_logprobs(inputs.teacher_logits, inputs.input_ids))
     return inputs
-
-
-def labels(inputs: Inputs) -> Tensor:
-    return torch.where(inputs.token_mask != 0, inputs.input_ids, -100)
 
 
 def generalized_jsd(inputs: Inputs, beta: float) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from loss_reference import LossFunction
 from tests.interop.comparison import Row
-from tests.interop.inputs import Inputs, next_logprobs, sequences
+from tests.interop.conversions import ONE_NLL, with_one_nll
+from tests.interop.inputs import Inputs, sequences
 from tests.interop.trl_trainers import trainer
 
 BETA = 0.3
@@ -40,14 +41,6 @@ def dpo_trainer(inputs: Inputs, loss_type: str = "sigmoid", **settings: Any) -> 
 def of_chosen_half(loss: LossFunction, inputs: Inputs) -> Tensor:
     rows = torch.arange(len(inputs.input_ids)) < len(inputs.input_ids) // 2
     return loss({**inputs.batch, "sample_mask": rows.to(inputs.token_mask)}, inputs.outputs)
-
-
-def with_one_nll(loss: LossFunction, inputs: Inputs) -> Tensor:
-    """Return ours with the mean over all tokens of all chosen answers in the place of one mean per answer."""
-    half = slice(0, len(inputs.input_ids) // 2)
-    lp, m = next_logprobs(inputs.logits, inputs.input_ids)[half], inputs.m[half]
-    per_answer = -((lp * m).sum(dim=1) / m.sum(dim=1)).mean()
-    return loss(inputs.batch, inputs.outputs) - 0.4 * (per_answer + (lp * m).sum() / m.sum())
 
 
 def row(loss: str, loss_type: str, shown: str = "", **fields: Any) -> Row:
@@ -126,7 +119,7 @@ ROWS = (
         "loss_weights=[1.0, 0.4]",
         settings={"loss_weights": [1.0, 0.4]},
         config={**HALVES, "alpha": 0.4},
-        difference="the NLL is one mean over the tokens of all chosen answers, ours one mean per answer",
-        ours=with_one_nll,
+        difference=ONE_NLL,
+        ours=partial(with_one_nll, 0.4, "response"),
     ),
 )
