@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from loss_reference import registry
 from loss_reference.contract import FAMILIES
+from tests.interop.advantage_table import ESTIMATES
 from tests.interop.comparison import Row
 from tests.interop.formula_table import READ_AT, READINGS, Reading
 from tests.interop.library_table import RELEASES, TABLE
@@ -39,6 +40,12 @@ INPUTS: Final = """\
 ## Libraries compared with
 
 How many of the rows are the same, the same with an option of ours, or differ; and what was done to give both the same input.
+"""
+ADVANTAGES: Final = """\
+### Advantage estimators
+
+Functions of `loss_reference.policy_gradient` beside those that fill the same field elsewhere; numbers alone, there is no
+gradient. One of the answers is alone in its group, and one has a token that the policy did not choose.
 """
 READ: Final = """\
 ## By reading their formula
@@ -97,6 +104,11 @@ def measured(family: str) -> str:
     return f"### {title}\n\n{table(('loss', 'library', 'there', 'compared'), lines)}" if rows else ""
 
 
+def advantages() -> str:
+    lines = ((f"`{e.function}`", f"`{e.library}`", f"`{e.counterpart}`", e.verdict) for e in ESTIMATES)
+    return f"{ADVANTAGES}\n{table(('function', 'library', 'there', 'compared'), lines)}"
+
+
 def options(config: Mapping[str, Any]) -> str:
     return ", ".join(f"`{name}={value!r}`".replace("'", '"') for name, value in config.items())
 
@@ -121,7 +133,7 @@ def document() -> str:
     """Return the whole page."""
     parts = [measured(family) for family in FAMILIES]
     body = "\n\n".join(part for part in parts if part)
-    return f"{INTRODUCTION}\n{libraries()}\n\n## Compared by running both\n\n{body}\n\n{read()}\n"
+    return f"{INTRODUCTION}\n{libraries()}\n\n## Compared by running both\n\n{body}\n\n{advantages()}\n\n{read()}\n"
 
 
 if __name__ == "__main__":
