@@ -36,6 +36,7 @@ def reference(loss: str, **config: Any) -> Step:
 
 for measured in ("nll", "dpo", "grpo", "forward_kl"):
     FORMULATIONS[measured, "reference"] = reference(measured)
+FORMULATIONS["forward_kl", "chunked"] = reference("forward_kl", chunk_size=64)
 
 
 def logprobs(batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

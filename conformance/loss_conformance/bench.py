@@ -13,6 +13,7 @@ from torch import Tensor
 from loss_conformance.caller import Caller
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.off_ties import off_ties
 from loss_conformance.cases.own_batch import LARGEST_WIDENED, own_case
 from loss_conformance.cases.plan import ORDINARY, Plan
 from loss_conformance.cases.slot import Schema
@@ -49,6 +50,7 @@ class Bench:
         self._cases: dict[tuple[Plan, int], Case] = {}
         self.pool: dict[str, list[Plan]] = {}
         self.device = "auto"
+        self.profile = "standard"
         self.baseline: Subject | None = None
         if example is None:
             self.routes = subject.protocol.routes(subject.loss, declared_contract(subject))
@@ -65,9 +67,9 @@ class Bench:
         if self.caller.fresh_each_time and untouched is not None:
             self.subject = self.caller.subject = replace(subject, loss=untouched)
 
-    def options(self, device: str, baseline: Subject | None) -> None:
-        """Note what the run asked for: a device and a baseline."""
-        self.device, self.baseline = device, baseline
+    def options(self, device: str, baseline: Subject | None, profile: str) -> None:
+        """Note what the run asked for: a device, a baseline and a profile."""
+        self.device, self.baseline, self.profile = device, baseline, profile
 
     @cached_property
     def facts(self) -> Facts:
@@ -97,7 +99,10 @@ class Bench:
         """How the rows hang together, measured."""
         if self._example is not None or (gather(self._sources, {}).contract.group_size or 1) > 2:
             return Coupling.UNKNOWN
-        return measure_coupling(self.routes[0], self.caller.evaluate)
+        measured = measure_coupling(self.routes[0], self.caller.evaluate)
+        # Pairs are interleaved here. A loss that couples the halves of a batch says so, or takes the wrong rows for pairs.
+        said = self.subject.settings.get("pair_layout") == "halves"
+        return Coupling.ROWS if measured is Coupling.HALVES and not said else measured
 
     @cached_property
     def schemas(self) -> tuple[Schema, ...]:
@@ -105,7 +110,12 @@ class Bench:
         contract = self.facts.contract
         of_rows = any(slot.place != "argument" for slot in self.routes[0].slots) and "N" not in self.routes[0].letters
         group = contract.group_size or (2 if contract.level == "pair" else 1)
-        return tuple(replace(route, group=max(route.group, group if of_rows else 1)) for route in self.routes)
+        ordered, halves = contract.level == "pair", of_rows and self.coupling is Coupling.HALVES
+        groups = (max(route.group, group if of_rows else 1) for route in self.routes)
+        return tuple(
+            replace(route, group=size, ordered=ordered, halves=halves)
+            for route, size in zip(self.routes, groups, strict=True)
+        )
 
     @cached_property
     def own(self) -> Case | None:
@@ -139,7 +149,7 @@ class Bench:
         if self.dtype is torch.float32:
             return torch.finfo(torch.float32).eps
         follows = not self.facts.contract.surrogate_gradient
-        probe = self.case(PROBE, 0) if self.own is None else self.own
+        probe = off_ties(self.case(PROBE, 0) if self.own is None else self.own)
         wide = computes_in_float64(probe, self.caller.evaluate, follows_gradient=follows)
         return torch.finfo(torch.float64 if wide else torch.float32).eps
 
@@ -167,6 +177,10 @@ class Bench:
         if key not in self._cases:
             self._cases[key] = build(self.schemas[route], plan).cast(self.dtype)
         return self._cases[key]
+
+    def route_of(self, case: Case) -> int:
+        """Return which set of inputs a drawn case fills."""
+        return next((i for i, schema in enumerate(self.schemas) if schema == case.schema), 0)
 
     def base(self, case: Case) -> Evaluation:
         """Return the evaluation of an untouched case, computed once."""

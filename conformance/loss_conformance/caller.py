@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.copying import copy_of, tensors_held
 from loss_conformance.device.simulated import SimulatedDevice
 from loss_conformance.evaluation import Evaluation, LossRaised, Stopwatch, evaluate, parameters_of, scalar
+from loss_conformance.saved_for_backward import bytes_saved, graphs_kept
 from loss_conformance.subject.result import result_of
 from loss_conformance.subject.subject import Subject
 from loss_reference.contract import Contract
@@ -79,6 +81,7 @@ class Caller:
     def call(self, case: Case) -> Tensor:
         """Call the loss on the very tensors of ``case``, nothing cloned, and run its backward; return the value."""
         loss = self._in_precision(self.subject.loss, _precision(case))
+        loss = copy_of(loss) if self.fresh_each_time else loss
         try:
             value, _ = result_of(self.subject.protocol.call(loss, case))
         except Exception as error:
@@ -98,15 +101,43 @@ class Caller:
         except Exception as error:
             raise LossRaised(error) from error
 
-    def backward_into_grad(self, case: Case, start: float) -> dict[str, Tensor]:
-        """Run the loss's own ``backward`` on leaves whose ``.grad`` is ``start`` everywhere; return the leaves."""
+    def graphs_kept(self, case: Case) -> list[bool]:
+        """Return which graphs of some calls of one object are still alive when their results are dropped."""
+        loss = copy_of(self._in_precision(self.subject.loss, _precision(case)))
+        return graphs_kept(partial(self._called_on_leaves, loss, case))
+
+    def bytes_saved(self, case: Case) -> int:
+        """Return how many bytes a call on ``case`` keeps for its backward pass, those of its inputs left out."""
         loss = self._in_precision(self.subject.loss, _precision(case))
         loss = copy_of(loss) if self.fresh_each_time else loss
-        leaves = {
+        leaves = self._on_leaves(case)
+        return bytes_saved(partial(self._result, loss, leaves), list(leaves.tensors.values()))
+
+    def _called_on_leaves(self, loss: Any, case: Case) -> Any:
+        return self._result(loss, self._on_leaves(case))
+
+    def _result(self, loss: Any, case: Case) -> Any:
+        try:
+            return self.subject.protocol.call(loss, case)
+        except Exception as error:
+            raise LossRaised(error) from error
+
+    def _on_leaves(self, case: Case) -> Case:
+        return case.with_tensors(self._leaves(case))
+
+    def _leaves(self, case: Case) -> dict[str, Tensor]:
+        """Return the trainable inputs as leaves that require grad."""
+        return {
             slot.key: case.tensor(slot).clone().requires_grad_()
             for slot in case.slots()
             if slot.trainable and case.tensor(slot).is_floating_point()
         }
+
+    def backward_into_grad(self, case: Case, start: float) -> dict[str, Tensor]:
+        """Run the loss's own ``backward`` on leaves whose ``.grad`` is ``start`` everywhere; return the leaves."""
+        loss = self._in_precision(self.subject.loss, _precision(case))
+        loss = copy_of(loss) if self.fresh_each_time else loss
+        leaves = self._leaves(case)
         for leaf in leaves.values():
             leaf.grad = torch.full_like(leaf, start)
         fed = case.with_tensors({key: leaf.clone() for key, leaf in leaves.items()})
@@ -164,4 +195,6 @@ def _state(loss: nn.Module) -> list[torch.Tensor]:
 
 
 def _precision(case: Case) -> torch.dtype:
-    return next((t.dtype for t in case.tensors.values() if t.is_floating_point()), torch.float32)
+    """Return the widest precision among the inputs; of equally wide ones, that of the first."""
+    floating = [t.dtype for t in case.tensors.values() if t.is_floating_point()]
+    return max(floating, key=lambda dtype: dtype.itemsize, default=torch.float32)

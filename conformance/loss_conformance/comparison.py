@@ -67,16 +67,16 @@ class Comparison:
             return tuple(slot for slot in schema.slots if not slot.optional or slot.kind in kinds)
 
         best = max(self.other.schemas, key=lambda schema: sum(slot.kind in kinds for slot in schema.slots))
-        return Schema(kept(best), best.group)
+        return replace(best, slots=kept(best))
 
 
 def _merged(own: Schema, theirs: Schema) -> Schema:
     keys = {slot.key for slot in own.slots}
     extra = tuple(slot for slot in theirs.slots if slot.key not in keys)
-    return Schema(own.slots + extra, max(own.group, theirs.group))
+    return replace(own if own.group >= theirs.group else theirs, slots=own.slots + extra)
 
 
 def _restricted(case: Case, schema: Schema) -> Case:
     keys = {slot.key for slot in schema.slots}
     tensors = {key: tensor for key, tensor in case.tensors.items() if key in keys}
-    return replace(case, schema=replace(schema, group=case.schema.group), tensors=tensors)
+    return replace(case, schema=replace(schema, group=case.schema.group, ordered=case.schema.ordered), tensors=tensors)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,12 +19,27 @@ def copy_of(loss: Any) -> Any:
     Torch refuses to copy a tensor that is the result of a computation, such as the last loss somebody keeps for
     logging; those are copied detached.
     """
-    results: dict[int, Any] = {}
-    for module in loss.modules() if isinstance(loss, nn.Module) else [loss]:
-        for value in vars(module).values() if hasattr(module, "__dict__") else ():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                results[id(value)] = value.detach().clone()
-    return copy.deepcopy(loss, results)
+    return copy.deepcopy(loss, {id(result): result.detach().clone() for result in _results(loss, set())})
+
+
+def _results(holder: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Yield every tensor that is the result of a computation, wherever ``holder`` keeps it."""
+    if id(holder) in seen:
+        return
+    seen.add(id(holder))
+    if isinstance(holder, Tensor):
+        if not holder.is_leaf:
+            yield holder
+        return
+    kept: list[Any] = []
+    if isinstance(holder, Mapping):
+        kept += holder.values()
+    elif isinstance(holder, list | tuple | set | frozenset | deque):
+        kept += holder
+    if not isinstance(holder, type | ModuleType | FunctionType) and hasattr(holder, "__dict__"):
+        kept += vars(holder).values()
+    for value in kept:
+        yield from _results(value, seen)
 
 
 def tensors_held(loss: Any) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ class Engine:
             with self._contained(FIRST_CONTACT, self._seconds):
                 bench = Bench(self.subject, self.seed, self.example() if self.example is not None else None)
                 bench.pool = self.pool
-                bench.options(device=self.device, baseline=self.baseline)
+                bench.options(device=self.device, baseline=self.baseline, profile=self.profile.name)
                 _ = bench.facts, bench.schemas
         except TimeLimit as limit:
             raise CannotFeed(f"its first call gave {limit}") from None
@@ -218,7 +218,7 @@ class Engine:
             return
         routes = cycle(range(len(self.bench.schemas)))
         for situation in check.over:
-            for plan in self.pool[situation][: self.profile.cases]:
+            for plan in self.pool[situation][: min(self.profile.cases, check.most_cases or self.profile.cases)]:
                 yield Attempt(check.name, plan, next(routes))
 
     def _case(self, attempt: Attempt) -> Case:

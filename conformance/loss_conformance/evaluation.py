@@ -6,6 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -100,6 +101,7 @@ def evaluate(
     only: frozenset[str] | None = None,
     upstream: float = 1.0,
     through: Callable[[Tensor], Tensor] | None = None,
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
     stopwatch: Stopwatch | None = None,
 ) -> Evaluation:
     """Call ``loss`` on ``case`` and differentiate what it returns.
@@ -110,6 +112,7 @@ def evaluate(
         only: keys of the trainable inputs that get ``requires_grad``; ``None`` means all.
         upstream: the gradient that arrives from above.
         through: applied to every input on its way to the loss; gradients are of what it is applied to.
+        within: makes the context the loss is called in, such as autocast; its backward runs outside, as in training.
 
     Raises:
         LossRaised: the loss or its backward raised.
@@ -129,7 +132,8 @@ def evaluate(
     parameters = parameters_of(loss) if through is None else {}
     started = time.perf_counter()
     try:
-        returned = protocol.call(loss, case.with_tensors(tensors))
+        with within():
+            returned = protocol.call(loss, case.with_tensors(tensors))
     except Exception as error:
         raise LossRaised(error) from error
     value, metrics = result_of(returned)

@@ -15,25 +15,29 @@ __all__ = ["computes_in_float64"]
 
 NUDGE: Final = 2.0**-34
 """Relative change of an input: far above float64 rounding, far below float32 rounding."""
+LARGER: Final = 2.0**-12
+"""One that float32 feels too, and that is still small."""
 
 
 def computes_in_float64(case: Case, evaluate: Callable[[Case], Evaluation], follows_gradient: bool = True) -> bool:
     """Return whether every input reaches the loss without a detour through float32.
 
-    Two signs of such a detour: the value moves otherwise than the gradient says when all trainable inputs are nudged,
-    or it ignores a nudge of an input although it does react to a larger change of it. ``follows_gradient=False`` leaves
-    out the first, for losses whose gradient is on purpose not that of their value.
+    Two signs of such a detour: the value moves as the gradient says under a small step of all trainable inputs but not
+    under a tiny one (under neither, the gradient is that of something else, which is no matter of precision), or it
+    ignores a nudge of an input although it does react to a larger change of it. ``follows_gradient=False`` leaves out the
+    first, for losses whose gradient is on purpose not that of their value.
     """
     base = evaluate(case)
     if base.dtype is not torch.float64:
         return False
-    if follows_gradient and not _moves_as_predicted(case, base, evaluate):
+    tiny_lost = follows_gradient and not _moves_as_predicted(case, base, evaluate, NUDGE)
+    if tiny_lost and _moves_as_predicted(case, base, evaluate, LARGER):
         return False
     return all(_reacts(case, key, base, evaluate) for key in [*_constants(case), *_free(case, base)])
 
 
-def _moves_as_predicted(case: Case, base: Evaluation, evaluate: Callable[[Case], Evaluation]) -> bool:
-    nudged = {key: _nudged(case.tensors[key], NUDGE) for key in _free(case, base)}
+def _moves_as_predicted(case: Case, base: Evaluation, evaluate: Callable[[Case], Evaluation], size: float) -> bool:
+    nudged = {key: _nudged(case.tensors[key], size) for key in _free(case, base)}
     moved = float(evaluate(case.with_tensors(nudged)).value - base.value)
     predicted = sum(_inner(nudged[key] - case.tensors[key], base.gradients[key]) for key in nudged)
     return abs(moved - predicted) <= 0.02 * abs(predicted) + 1e-14 * (1 + abs(float(base.value)))

@@ -65,6 +65,8 @@ class Field:
             everywhere else, a new letter is a new size, digits fix a size, ``""`` is a scalar.
         trainable: whether it receives gradient. ``None`` follows the mapping it arrives in (``model_outputs``
             is trainable, ``batch`` is constant), and the role for modules and functions.
+        speaks_of: which token entry t along S is about: ``"itself"``, ``"next"`` (t + 1) or ``"later"`` (any after t, as
+            of several prediction heads). ``None`` follows the vocabulary, and is ``"itself"`` outside it.
 
     Raises:
         ContractError: an unknown role, or a shape that is not letters and digits.
@@ -73,9 +75,11 @@ class Field:
     role: str
     shape: str
     trainable: bool | None = None
+    speaks_of: str | None = None
 
     def __post_init__(self) -> None:
         _require_known("Field.role", self.role, ROLES)
+        _require_known("Field.speaks_of", self.speaks_of, ("itself", "next", "later"))
         for letter in self.shape.split():
             if not letter.removesuffix("-1").isalnum():
                 raise ContractError(

@@ -33,4 +33,4 @@ def mean_of_groups(terms: Tensor, weights: Tensor, batch: Batch, size: int) -> T
     weights; at least 1.
     """
     sequences = global_count(batch, "global_valid_seqs")
-    return mean_of_terms(terms, group_weights(weights, size), None if sequences is None else sequences / size)
+    return mean_of_terms(terms, group_weights(weights, size), None if sequences is None else sequences.to(terms) / size)

@@ -31,6 +31,7 @@ class Setting(Generic[T]):
         least, most: inclusive limits.
         choices: the only values allowed.
         optional: ``None`` is allowed as well.
+        whole: only whole numbers are allowed, as they are where the default is one.
         check: whether the value is validated at all; a structured setting validates itself elsewhere.
         key: the config key, where it is not the name of the attribute.
     """
@@ -45,6 +46,7 @@ class Setting(Generic[T]):
         most: float | None = None,
         choices: tuple[Any, ...] = (),
         optional: bool = False,
+        whole: bool = False,
         check: bool = True,
         key: str = "",
     ) -> None:
@@ -52,6 +54,7 @@ class Setting(Generic[T]):
         self.above, self.below, self.least, self.most = above, below, least, most
         self.choices = choices
         self.optional = optional
+        self.whole = whole or (isinstance(default, int) and not isinstance(default, bool))
         self.check = check
         self.key = key
 
@@ -88,6 +91,8 @@ class Setting(Generic[T]):
             return value  # type: ignore[return-value]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigError(f"{loss}: {self.key}={value!r}; expected a finite number{self._range(', ')}")
+        if self.whole and not isinstance(value, int):
+            raise ConfigError(f"{loss}: {self.key}={value!r}; expected a whole number{self._range(', ')}")
         if not self._inside(value):
             raise ConfigError(f"{loss}: {self.key}={value!r} is out of range; expected a number {self._range()}")
         return value  # type: ignore[return-value]

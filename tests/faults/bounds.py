@@ -7,7 +7,7 @@ import math
 import torch
 
 from loss_reference import Contract, LossFunction
-from tests.faults.fault import UNSEEN, Fault
+from tests.faults.fault import ADVICE, UNSEEN, Fault
 from tests.faults.masked_terms import JsdLogs
 from tests.faults.parts import (
     gathered,
@@ -135,7 +135,8 @@ FAULTS = (
         KlOfTokens,
         ("positivity",),
         KD,
-        bare=UNSEEN,
+        bare=ADVICE,
+        advice=True,
     ),
     Fault(
         "B142",

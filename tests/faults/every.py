@@ -6,8 +6,10 @@ from typing import Final
 
 from tests.faults import (
     aggregation,
+    anchors,
     axes,
     bounds,
+    costs,
     direction,
     empty,
     finite,
@@ -17,10 +19,12 @@ from tests.faults import (
     masking,
     metrics,
     options,
+    precision,
     process,
     reduction,
     routes,
     stability,
+    terms,
 )
 from tests.faults.fault import by_id
 
@@ -35,11 +39,15 @@ MODULES: Final = (
     axes,
     reduction,
     aggregation,
+    terms,
     bounds,
     direction,
+    anchors,
     options,
     process,
     metrics,
+    costs,
     stability,
+    precision,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

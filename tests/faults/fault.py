@@ -25,6 +25,7 @@ class Fault:
         groups: groups of checks of which at least one must fail on ``wrong``.
         contract: what both promise when a contract is given.
         advice: the check that catches it only advises, whatever is declared.
+        profile: the cheapest profile with a check that sees it.
         bare: how the mistake is told when nothing is declared: ``"failed"``, ``"advice"`` or ``"unseen"``.
     """
 
@@ -37,6 +38,7 @@ class Fault:
     contract: Contract
     bare: str = FAILED
     advice: bool = False
+    profile: str = "quick"
 
     def __str__(self) -> str:
         return self.id

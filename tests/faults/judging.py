@@ -22,10 +22,10 @@ CANNOT_FEED = "cannot feed"
 
 
 class Judge:
-    """The suite, profile quick, on one loss with the contract of its fault or with none."""
+    """The suite on one loss with the contract of its fault or with none."""
 
-    def __init__(self, loss, contract):
-        self.engine = Engine(load_subject(loss, contract=contract), profile="quick")
+    def __init__(self, loss, contract, profile):
+        self.engine = Engine(load_subject(loss, contract=contract), profile=profile)
         with patch.object(engine_module, "draw_pool", same_pool):
             _ = self.engine.pool
 
@@ -50,9 +50,11 @@ _known: dict[tuple, Judge] = {}
 
 def _judge(loss, contract: str, fault_id: str) -> Judge:
     # Many faults share a right form; a contract is known by what it says.
-    if (loss, contract) not in _known:
-        _known[loss, contract] = Judge(loss, FAULTS[fault_id].contract if contract else None)
-    return _known[loss, contract]
+    fault = FAULTS[fault_id]
+    key = loss, contract, fault.profile
+    if key not in _known:
+        _known[key] = Judge(loss, fault.contract if contract else None, fault.profile)
+    return _known[key]
 
 
 def sight(fault: Fault, declared: bool) -> str:

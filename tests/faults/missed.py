@@ -8,12 +8,9 @@ MISSED: Final[dict[str, str]] = {
     "B091": "told as advice on purpose: the ratio of a policy gradient is unbounded by nature",
     "B117": "a clipped objective is a legal loss of another name; only a CISPO reference could tell",
     "B124": "both forms lie within the bounds and have slopes; only a reference could tell",
-    "B141": "no law demands 0 for equal student and teacher",
     "B160": "an option declared inert is not verified to be inert",
     "B165": "an option that acts beside another one counts as acting",
-    "B201": "no law reads Contract.level for the weight of a long sequence; only a reference could tell",
     "X34": "the critic is trainable and its gradient is that of the value",
-    "X88": "no law compares the weights of a row with and without another row",
     "X95": "no law compares a metric over microbatches",
 }
 
@@ -37,7 +34,6 @@ NOT_EXPRESSED: Final[dict[str, str]] = {
     "B066": "crashes on the first call, as B067 does",
     "B072": "same form as B071",
     "B084": "exactly equal rewards give exactly 0 here; needs rewards whose mean rounds",
-    "B108": "fp16 inputs and thousands of terms",
     "B109": "75 million terms",
     "B114": "same form as B113, in a GPU backend",
     "B122": "both forms are legal surrogates; only a reference could tell",

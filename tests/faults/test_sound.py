@@ -10,4 +10,4 @@ from tests.faults.sound import SOUND
 
 @pytest.mark.parametrize("loss", SOUND, ids=lambda loss: loss.__name__)
 def test_correct_loss_is_not_blamed(loss):
-    assert alarms(Judge(loss, None)) == []
+    assert alarms(Judge(loss, None, "quick")) == []

@@ -127,7 +127,7 @@ def test_a_misspelt_type_does_not_give_dpo() -> None:
 
 
 def test_an_unknown_type_and_setting_name_the_nearest() -> None:
-    with pytest.raises(ValueError, match="Unknown loss function: 'DPOO'; did you mean 'dpo'\\? Registered: adaptive, "):
+    with pytest.raises(ValueError, match="Unknown loss function: 'DPOO'; did you mean 'dpo'\\? Registered: "):
         create_loss_function({"type": "DPOO"})
     with pytest.raises(ConfigError, match=r"DPOLoss: unknown config key 'bata'; .*; did you mean 'beta'\?"):
         create_loss_function({"type": "dpo", "bata": 0.1})

@@ -33,7 +33,7 @@ def build(schema: Schema, plan: Plan) -> Case:
         # Labels can take a row out by being ignored, but not weigh it.
         ignorable = any(slot.ignore is not None and slot.token_axis is None for slot in schema.slots)
         weights = (weights != 0).to(weights) if ignorable else torch.ones_like(weights)
-    world = World(plan, rows, tokens, trained, weights, generator, schema.group)
+    world = World(plan, rows, tokens, trained, weights, generator, schema.paired)
     tensors: dict[str, Tensor] = {}
     for slot in schema.slots:
         if slot.optional and not plan.counts and _dispensable(slot):

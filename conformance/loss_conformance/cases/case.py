@@ -40,6 +40,14 @@ class Case:
         """Return the tensor that fills ``slot``."""
         return self.tensors[slot.key]
 
+    def as_called(self, slot: Slot) -> Tensor:
+        """Return the tensor in the order of rows the loss takes: interleaved pairs, or all chosen rows first."""
+        tensor = self.tensor(slot)
+        if not self.schema.halves or slot.row_axis is None:
+            return tensor
+        rows = torch.arange(tensor.shape[slot.row_axis], device=tensor.device)
+        return tensor.index_select(slot.row_axis, torch.cat((rows[0::2], rows[1::2])))
+
     def as_in_training(self, slot: Slot) -> Tensor:
         """Return the tensor as a training loop hands it over: the result of a model when it is trained, never a leaf."""
         tensor = self.tensor(slot).clone()
@@ -65,7 +73,8 @@ class Case:
         if token_axis is not None and row_axis is not None:
             speaks_of = torch.arange(tensor.shape[token_axis]) + slot.shift
             inside = (speaks_of < self.trained.shape[1]) & (speaks_of >= 0)
-            grid = self.trained[:, speaks_of.clamp(max=self.trained.shape[1] - 1)] & inside & (self.rows != 0)[:, None]
+            trained = self.trained.flip(1).cumsum(1).flip(1) > 0 if slot.later else self.trained
+            grid = trained[:, speaks_of.clamp(max=self.trained.shape[1] - 1)] & inside & (self.rows != 0)[:, None]
             shape = [tensor.shape[axis] if axis in (row_axis, token_axis) else 1 for axis in range(tensor.dim())]
             ordered = grid if row_axis < token_axis else grid.T
             return ordered.reshape(shape).expand(tensor.shape)

@@ -18,6 +18,7 @@ ARGUMENT: Final = "argument"
 _PREDICTIONS: Final = {
     (MODEL_OUTPUTS, "logits"),
     (MODEL_OUTPUTS, "next_token_logprobs"),
+    (BATCH, "reference_logits"),
     (BATCH, "teacher_logits"),
     (BATCH, "teacher_topk_logits"),
     (BATCH, "teacher_topk_indices"),
@@ -38,6 +39,7 @@ class Slot:
         role: what the numbers are.
         shape: size letters, one per axis. B, S, V, K, D, N are the sizes of the plan, ``S-1`` one fewer.
         shift: which token entry 0 along S speaks of.
+        later: entry t speaks of every token from there on, not of one.
         trainable: whether it receives gradient.
         integer: whether it holds whole numbers and is never cast.
         optional: whether the loss can do without it.
@@ -52,6 +54,7 @@ class Slot:
     role: str
     shape: tuple[str, ...]
     shift: int = 0
+    later: bool = False
     trainable: bool = False
     integer: bool = False
     optional: bool = False
@@ -92,16 +95,20 @@ class Schema:
 
     Attributes:
         slots: the inputs, in the order they are read or passed.
-        group: how many neighbouring rows one term compares; 2 for interleaved (chosen, rejected) pairs.
+        group: how many neighbouring rows one term compares; 2 for interleaved pairs.
+        ordered: the first row of a group is the chosen one.
+        halves: the loss takes the chosen rows first and then the rejected ones; cases hold them interleaved all the same.
     """
 
     slots: tuple[Slot, ...]
     group: int = 1
+    ordered: bool = True
+    halves: bool = False
 
     @property
     def paired(self) -> bool:
         """Whether rows come in interleaved (chosen, rejected) pairs."""
-        return self.group == 2
+        return self.group == 2 and self.ordered
 
     def __contains__(self, name: object) -> bool:
         return any(slot.name == name or slot.key == name for slot in self.slots)
@@ -135,7 +142,8 @@ def vocabulary_slot(place: str, name: str, optional: bool = False, declared: Fie
         kind=kind,
         role=fact.role,
         shape=tuple(fact.shape.split()),
-        shift=1 if (place, name) in _PREDICTIONS else 0,
+        shift=int(fact.speaks_of != "itself" if fact.speaks_of else (place, name) in _PREDICTIONS),
+        later=fact.speaks_of == "later",
         trainable=trainable and fact.role not in _INTEGER_ROLES,
         integer=fact.role in _INTEGER_ROLES,
         optional=optional,

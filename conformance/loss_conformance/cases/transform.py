@@ -15,10 +15,12 @@ __all__ = [
     "append_masked_token",
     "group_size",
     "other_content",
+    "repeat_rows",
     "repeat_tokens",
     "scramble",
     "select_rows",
     "take_rows",
+    "with_counts",
 ]
 
 
@@ -109,6 +111,12 @@ def append_masked_rows(case: Case) -> Case:
     )
 
 
+def repeat_rows(case: Case, times: int) -> Case:
+    """Return the case with the whole batch standing there ``times`` times, counts multiplied."""
+    counts = {slot.key: times * case.tensor(slot) for slot in case.slots() if slot.role == "count"}
+    return take_rows(case, torch.arange(len(case.rows)).repeat(times)).with_tensors(counts)
+
+
 def repeat_tokens(case: Case) -> Case:
     """Return the case with every token but the first standing twice, counts of tokens doubled."""
     tokens = case.trained.shape[1]
@@ -124,3 +132,10 @@ def repeat_tokens(case: Case) -> Case:
             entry = (speaks_of - slot.shift).clamp(min=0, max=case.tensor(slot).shape[axis] - 1)
             grown[slot.key] = case.tensor(slot).index_select(axis, entry)
     return replace(case.with_tensors(grown), trained=case.trained[:, source])
+
+
+def with_counts(case: Case) -> Case:
+    """Return the case with the global counts a loss can read, where they are missing those of this very batch."""
+    missing = [s for s in case.schema.slots if s.role == "count" and s.key not in case.tensors]
+    local = {"batch.global_valid_toks": case.weight.sum(), "batch.global_valid_seqs": case.rows.sum()}
+    return case.with_tensors({slot.key: local[slot.kind] for slot in missing if slot.kind in local})

@@ -39,7 +39,7 @@ class World:
     trained: Tensor
     weights: Tensor
     generator: torch.Generator
-    group: int = 1
+    paired: bool = False
     grids: dict[str, Tensor] = field(default_factory=dict)
 
     def normal(self, *shape: int) -> Tensor:
@@ -135,7 +135,7 @@ class World:
     def given_rewards(self) -> Tensor:
         """[B] rewards of a judge; in a pair the chosen row has the higher one, as in every preference data set."""
         scores = self.row_scores()
-        return scores.reshape(-1, 2).sort(dim=1, descending=True).values.flatten() if self.group == 2 else scores
+        return scores.reshape(-1, 2).sort(dim=1, descending=True).values.flatten() if self.paired else scores
 
     def embeddings(self) -> Tensor:
         """[B, D] embeddings; identical rows for ties."""
@@ -255,7 +255,11 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
         return x.log_softmax(-1) if slot.shape and slot.shape[-1] == "V" else -x.abs()
     if slot.role == "probabilities":
         p = x.softmax(-1) if slot.shape and slot.shape[-1] == "V" else torch.sigmoid(x)
+        if world.paired and slot.shape == ("B",):
+            p = torch.maximum(p, 1.0 - p)  # that the chosen row wins
         return p.clamp(min=1e-4, max=1.0 - 1e-4)
+    if slot.role == "mask" and slot.shape == ("B", "S"):
+        return world.trained.to(torch.float64)
     if slot.role == "mask":
         return (x > -1).to(torch.float64)
     if slot.role in ("weights", "count"):

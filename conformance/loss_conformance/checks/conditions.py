@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loss_conformance.trial import Trial
 
-__all__ = ["unless"]
+__all__ = ["looks_coupled", "unless"]
 
 
 def unless(*facts: str) -> Callable[[Trial], str | None]:
@@ -21,3 +21,8 @@ def unless(*facts: str) -> Callable[[Trial], str | None]:
         return None
 
     return applies
+
+
+def looks_coupled(trial: Trial) -> bool:
+    """Return whether rows were measured to look at each other although nothing says whether they should."""
+    return trial.bench.coupling.across and not trial.facts.promised("coupled")

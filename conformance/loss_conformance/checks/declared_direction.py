@@ -59,4 +59,8 @@ def _raised(trial: Trial, name: str) -> Evaluation | None:
     rebuild = trial.bench.subject.rebuild
     if rebuild is None or isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return trial.evaluate(trial.case, loss=rebuild({name: value * 2 if value else 0.1}))
+    try:
+        higher = rebuild({name: value + abs(value) if value else 0.1})
+    except (ValueError, TypeError, AssertionError):
+        return None
+    return trial.evaluate(trial.case, loss=higher)

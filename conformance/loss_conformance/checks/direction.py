@@ -81,7 +81,8 @@ def _pushes(facts: Facts, case: Case, base: Evaluation) -> Iterator[tuple[Slot, 
             continue
         if family == "preference" and case.schema.paired:
             rows = torch.nan_to_num(along).reshape(len(along), -1).sum(-1)
-            yield slot, torch.cat((rows[0::2], -rows[1::2]))
+            won = _first_won(case)
+            yield slot, torch.cat((rows[0::2] * won, -rows[1::2] * won))
         elif family == "reward" and case.schema.paired:
             yield slot, torch.cat((along[0::2], -along[1::2]))
         elif family == "policy_gradient":
@@ -90,6 +91,14 @@ def _pushes(facts: Facts, case: Case, base: Evaluation) -> Iterator[tuple[Slot, 
             yield from _towards_returns(facts, case, slot, along)
         elif family == "supervised" and case.active(slot).any():
             yield slot, along.flatten()
+
+
+def _first_won(case: Case) -> Tensor:
+    """Return +1 for pairs whose first row is the preferred one, -1 for the others, which only labels can say."""
+    labels = case.schema.find("batch.labels")
+    if labels is None:
+        return torch.ones(len(case.rows) // 2, dtype=torch.float64)
+    return torch.where(case.tensor(labels)[0::2] != 0, 1.0, -1.0).to(torch.float64)
 
 
 def _of_sampled_tokens(case: Case, slot: Slot, gradient: Tensor) -> Tensor | None:

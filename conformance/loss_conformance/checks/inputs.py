@@ -45,7 +45,11 @@ def _matters(trial: Trial, slot: Slot) -> bool:
             tensor = case.tensor(slot)
             # By another amount for each entry: many losses ignore a common shift or factor on purpose.
             step = 0.05 * (1.0 + torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape))
-            got = trial.evaluate(case.with_tensors({slot.key: tensor - step}))
-            if bool(got.value != base.value) or gradients_differ(got, base):
-                return True
+            others = [tensor - step]
+            if slot.role == "rewards":  # a ranking does not feel a small step, but the opposite order
+                others.append(tensor.amax() + tensor.amin() - tensor)
+            for other in others:
+                got = trial.evaluate(case.with_tensors({slot.key: other}))
+                if bool(got.value != base.value) or gradients_differ(got, base):
+                    return True
     return False

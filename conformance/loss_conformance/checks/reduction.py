@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.transform import group_size, take_rows
-from loss_conformance.checks.conditions import unless
+from loss_conformance.cases.transform import group_size, take_rows, with_counts
+from loss_conformance.checks.conditions import looks_coupled, unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
@@ -46,7 +46,7 @@ def _rows_reason(trial: Trial) -> str | None:
     own_batch=True,
 )
 def microbatch(trial: Trial) -> None:
-    case = _with_counts(trial.case)
+    case = with_counts(trial.case)
     groups = len(case.rows) // group_size(case)
     if groups < 2:
         raise NotExercised("one group of rows cannot be split")
@@ -94,24 +94,13 @@ def duplicate_rows(trial: Trial) -> None:
         got,
         wanted,
         "every row twice" + (", global counts doubled" if counts else ""),
-        guessed=(not promised and not counts) or _looks_coupled(trial),
+        guessed=(not promised and not counts) or looks_coupled(trial),
         declare="Contract(normalizer='sum')" if twice else "",
     )
 
 
-def _looks_coupled(trial: Trial) -> bool:
-    """Return whether rows were measured to look at each other although nothing says whether they should."""
-    return trial.bench.coupling.across and not trial.facts.promised("coupled")
-
-
 def _coupled_guess(trial: Trial) -> dict[str, Any]:
-    return {"guessed": True, "declare": "Contract(coupled=True)"} if _looks_coupled(trial) else {}
-
-
-def _with_counts(case: Case) -> Case:
-    missing = [s for s in case.schema.slots if s.role == "count" and s.key not in case.tensors]
-    local = {"batch.global_valid_toks": case.weight.sum(), "batch.global_valid_seqs": case.rows.sum()}
-    return case.with_tensors({slot.key: local[slot.kind] for slot in missing if slot.kind in local})
+    return {"guessed": True, "declare": "Contract(coupled=True)"} if looks_coupled(trial) else {}
 
 
 def _split(case: Case, bounds: list[int]) -> list[Case]:

@@ -72,6 +72,7 @@ class Check:
         applies: given a trial, why the law does not apply, or ``None`` when it does.
         requires: checks that must hold first; when one fails this one is blocked.
         own_batch: it only transforms a batch, so it can be tried on one of the user's own.
+        most_cases: cases per situation it is tried on at most, 0 for as many as the profile has: for expensive laws.
         origin: where it comes from: the distribution that brought it, if it is not this one, and its module.
         law: the function; returns when the law holds, raises ``Broken`` when not.
     """
@@ -89,6 +90,7 @@ class Check:
     applies: Callable[[Trial], str | None]
     requires: tuple[str, ...]
     own_batch: bool
+    most_cases: int
     origin: str
     law: Callable[[Trial], None]
 
@@ -114,6 +116,7 @@ def check(
     applies: Callable[[Trial], str | None] = lambda trial: None,
     requires: tuple[str, ...] = ("scalar_output",),
     own_batch: bool = False,
+    most_cases: int = 0,
     name: str = "",
 ) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
     """Register the decorated law as a check named like the function.
@@ -142,6 +145,7 @@ def check(
             applies=applies,
             requires=needed,
             own_batch=own_batch,
+            most_cases=most_cases,
             origin=origin,
             law=law,
         )

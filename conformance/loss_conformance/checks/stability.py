@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from loss_conformance.cases.case import Case
+from loss_conformance.cases.perturb import perturbed
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
@@ -38,7 +38,7 @@ def float32_accuracy(trial: Trial) -> None:
         raise NotExercised("the loss takes no float64 inputs")
     exact = trial.finite_base
     got = trial.evaluate(trial.case, dtype=torch.float32)
-    noise = [trial.evaluate(_perturbed(trial.case, seed)) for seed in range(PERTURBATIONS)]
+    noise = [trial.evaluate(perturbed(trial.case, seed, EPS)) for seed in range(PERTURBATIONS)]
     terms = trial.case.terms
     _require(trial, "loss", got.value, exact.value, [e.value for e in noise], 1.0 + float(exact.value.abs()), terms)
     # Where one gradient cancels to 0, what cancelled is of the size of the others.
@@ -70,18 +70,6 @@ def _require(
         f"{number(wanted.flatten()[worst])} in float64",
         tolerance=f"{bound:.1e} ({ulps} × (float32 ulp of {magnitude:.3g} + {moved:.1e} from rounded inputs))",
     )
-
-
-def _perturbed(case: Case, seed: int) -> Case:
-    """Return the case with every real input moved by one float32 rounding, up or down at random."""
-    generator = torch.Generator().manual_seed(seed)
-    moved = {}
-    for slot in case.slots():
-        tensor = case.tensor(slot)
-        if slot.movable:
-            sign = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
-            moved[slot.key] = tensor * (1 + sign * EPS / 2)
-    return case.with_tensors(moved)
 
 
 @check(

@@ -29,13 +29,14 @@ class Coupling(StrEnum):
     UNKNOWN = "unknown"
     NONE = "no row looks at another"
     PAIRS = "rows 2i and 2i+1 look at each other and at no others"
+    HALVES = "rows i and i + B/2 look at each other and at no others"
     ROWS = "rows look at others than their neighbour"
     PAIRED_ROWS = "rows look at others than their neighbour, and an odd number of them is refused"
 
     @property
     def paired(self) -> bool:
         """Whether rows come in pairs."""
-        return self in (Coupling.PAIRS, Coupling.PAIRED_ROWS)
+        return self in (Coupling.PAIRS, Coupling.HALVES, Coupling.PAIRED_ROWS)
 
     @property
     def across(self) -> bool:
@@ -54,6 +55,9 @@ def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> 
     position = torch.arange(ROWS)
     same_row = position[:, None] == position
     same_pair = position[:, None] // 2 == position // 2
+    across_halves = (position[:, None] - position) % (ROWS // 2) == 0
+    if bool((moved & ~same_row).any()) and not bool((moved & ~across_halves).any()):
+        return Coupling.HALVES
     if bool((moved & ~same_pair).any()):
         return Coupling.PAIRED_ROWS if _refuses_odd_rows(schema, evaluate) else Coupling.ROWS
     if bool((moved & ~same_row).any()):

@@ -43,4 +43,4 @@ def aligned_as_read(call: Callable[[Any, Case], Any], loss: Any, schema: Schema)
         along_tokens = slot.place == BATCH and slot.shape == ("B", "S") and slot.role != "mask" and not slot.integer
         return along_tokens and slot.shift == 0 and reads(slot, 0) and not reads(slot, -1)
 
-    return Schema(tuple(replace(slot, shift=1) if rolled(slot) else slot for slot in schema.slots), schema.group)
+    return replace(schema, slots=tuple(replace(slot, shift=1) if rolled(slot) else slot for slot in schema.slots))

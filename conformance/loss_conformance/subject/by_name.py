@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
-from loss_conformance.subject.declared_slots import declared_slot
+from loss_conformance.subject.declared_slots import declared_slot, vocabulary_argument
 from loss_conformance.subject.own_sizes import sized
 from loss_conformance.subject.parameter_names import SIZES, meaning_of, meanings_of
 from loss_conformance.subject.probe import PLAN, Fit, Probe, probe, spare
@@ -78,6 +78,11 @@ def _candidates(loss: Any, contract: Contract) -> Iterator[tuple[str, Schema]]:
     required = [p for p in tensors if p.default is Parameter.empty]
     for offered in (tensors, required) if len(required) < len(tensors) else (tensors,):
         yield from _readings(loss, offered, declared)
+    # Last: a function that shifts for itself, fed whole sequences as in a batch of the vocabulary.
+    fields = [vocabulary_argument(p.name, optional=p.default is not Parameter.empty) for p in tensors]
+    if all(slot is not None for slot in fields):
+        chosen = [declared.get(slot.name, slot) for slot in fields if slot is not None]
+        yield "the fields of a batch [B, S] and its model outputs", Schema(tuple(chosen))
 
 
 def _is_size(parameter: Parameter) -> bool:
@@ -152,7 +157,7 @@ def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: 
     """Return the schema without the ignored label where the loss has an attribute of that name but refuses the label."""
     if not any(slot.ignore is not None for slot in schema.slots):
         return schema
-    plain = Schema(tuple(replace(slot, ignore=None) for slot in schema.slots), schema.group)
+    plain = replace(schema, slots=tuple(replace(slot, ignore=None) for slot in schema.slots))
     ignoring = probe(call, loss, schema, _SOME_IGNORED)
     return plain if ignoring.fit is Fit.RAISED and probe(call, loss, plain).fit is Fit.GOOD else schema
 
@@ -168,4 +173,4 @@ def _shifted(schema: Schema, outcome: Probe) -> Schema:
     trained = outcome.case.trained
     if not bool((reached[:, :-1] == trained[:, 1:]).all()) or bool(reached[:, -1].any()):
         return schema
-    return Schema(tuple(replace(slot, shift=1) if slot == logits else slot for slot in schema.slots), schema.group)
+    return replace(schema, slots=tuple(replace(slot, shift=1) if slot == logits else slot for slot in schema.slots))

@@ -1,15 +1,16 @@
-"""The slot of a parameter whose meaning is declared in the contract."""
+"""The slot of a parameter whose meaning is declared: in the contract, or by bearing the name of a vocabulary field."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
-from loss_conformance.cases.slot import Slot
+from loss_conformance.cases.slot import ARGUMENT, BATCH, MODEL_OUTPUTS, Slot, vocabulary_slot
 from loss_conformance.subject.parameter_names import TRAINABLE, meaning_of
 from loss_conformance.subject.torch_slots import argument
 from loss_reference.contract import Field
 
-__all__ = ["declared_slot"]
+__all__ = ["declared_slot", "vocabulary_argument"]
 
 _COMPUTED: Final = ("logits", "logprobs", "probabilities", "values", "embeddings")
 """Roles of what a model computes, and which receive gradient unless the name or the contract says otherwise."""
@@ -30,3 +31,15 @@ def declared_slot(name: str, declared: Field) -> Slot:
     if "S-1" in shape:
         facts["shift"] = 1
     return argument(name, declared.role, declared.shape, trainable=trainable, **facts)
+
+
+def vocabulary_argument(name: str, optional: bool) -> Slot | None:
+    """Return the slot of an argument named like a field of the vocabulary, aligned as that field is; ``None`` without one.
+
+    A name that stands in both mappings, such as ``values``, is the model's.
+    """
+    for place in (MODEL_OUTPUTS, BATCH):
+        slot = vocabulary_slot(place, name, optional)
+        if slot is not None:
+            return replace(slot, place=ARGUMENT)
+    return None

@@ -48,8 +48,10 @@ class InterfaceProtocol(CallingProtocol):
         return tuple(Schema(slots) for slots in found)
 
     def hand_over(self, loss: Any, case: Case) -> Any:
-        batch = {slot.name: case.tensor(slot) for slot in case.slots() if slot.place == BATCH}
-        outputs = ModelOutputs({slot.name: case.tensor(slot) for slot in case.slots() if slot.place == MODEL_OUTPUTS})
+        batch = {slot.name: case.as_called(slot) for slot in case.slots() if slot.place == BATCH}
+        outputs = ModelOutputs(
+            {slot.name: case.as_called(slot) for slot in case.slots() if slot.place == MODEL_OUTPUTS}
+        )
         return self.compute(loss, batch, outputs)
 
     def compute(self, loss: Any, batch: Any, outputs: Any) -> Any:

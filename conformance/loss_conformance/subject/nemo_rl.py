@@ -56,8 +56,8 @@ class NeMoRLProtocol(CallingProtocol):
         raise _none_fits(loss, errors)
 
     def hand_over(self, loss: Any, case: Case) -> Any:
-        data = {slot.name: case.tensor(slot) for slot in case.slots() if slot.place == BATCH}
-        given = {slot.name: case.tensor(slot) for slot in case.slots() if slot.place == ARGUMENT}
+        data = {slot.name: case.as_called(slot) for slot in case.slots() if slot.place == BATCH}
+        given = {slot.name: case.as_called(slot) for slot in case.slots() if slot.place == ARGUMENT}
         return loss(data=ModelOutputs(data), **given)
 
     def _data_read(self, loss: Any, arguments: tuple[Slot, ...], contract: Contract) -> tuple[Slot, ...]:

@@ -35,7 +35,7 @@ def _with_sizes(schema: Schema, classes: int | None, features: int | None) -> Sc
     if not sizes:
         return schema
     embedded = any(slot.role == "embeddings" for slot in schema.slots)
-    return Schema(tuple(_sized(slot, sizes, embedded) for slot in schema.slots), schema.group)
+    return replace(schema, slots=tuple(_sized(slot, sizes, embedded) for slot in schema.slots))
 
 
 def _sized(slot: Slot, sizes: dict[str, str], embedded: bool) -> Slot:

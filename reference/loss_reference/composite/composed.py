@@ -15,7 +15,7 @@ from loss_reference.interface import Batch, LossFunction, LossResult, Outputs
 from loss_reference.registry import create_loss_function, register
 from loss_reference.settings import ConfigError, Setting
 
-__all__ = ["ComposedLoss"]
+__all__ = ["ComposedLoss", "require_unweighted"]
 
 DEEPEST: Final = 8
 
@@ -50,7 +50,7 @@ class ComposedLoss(LossFunction):
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
         owner = type(self).__name__
-        _require_entries(owner, self.entries)
+        _require_entries(owner, type(self).entries.key, self.entries)
         self.names = _distinct_names(owner, self.entries)
         self.loss_functions = nn.ModuleList(self.create_loss_function(entry) for entry in self.entries)
         weights = [entry.get("weight", 1.0) for entry in self.entries]
@@ -102,19 +102,28 @@ class ComposedLoss(LossFunction):
         return [(name, w, loss) for name, w, loss in named if w != 0]
 
 
-def _require_entries(owner: str, entries: Any, depth: int = 1) -> None:
+def require_unweighted(owner: str, key: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a list of losses that is empty, or has a ``weight`` where the weights are not the config's to give.
+
+    Raises:
+        ConfigError: quotes the loss, the key and what is wrong.
+    """
+    if not entries:
+        raise ConfigError(f"{owner} needs {key}, a list of configs such as [{{'type': 'dpo'}}, {{'type': 'nll'}}]")
+    if any("weight" in entry for entry in entries):
+        raise ConfigError(f"{owner}: one of the {key} has a 'weight', which nothing reads here")
+
+
+def _require_entries(owner: str, key: str, entries: Any, depth: int = 1) -> None:
     if depth > DEEPEST:
-        raise ConfigError(
-            f"{owner}: loss_functions is nested deeper than {DEEPEST} levels; does the config contain itself?"
-        )
+        raise ConfigError(f"{owner}: {key} is nested deeper than {DEEPEST} levels; does the config contain itself?")
     if isinstance(entries, str | Mapping) or not isinstance(entries, Sequence):
-        raise ConfigError(
-            f"{owner}: loss_functions={entries!r}; expected a list of configs such as [{{'type': 'dpo'}}]"
-        )
+        raise ConfigError(f"{owner}: {key}={entries!r}; expected a list of configs such as [{{'type': 'dpo'}}]")
     for entry in entries:
         if not isinstance(entry, Mapping):
-            raise ConfigError(f"{owner}: loss_functions holds {entry!r}; expected a config such as {{'type': 'dpo'}}")
-        _require_entries(owner, entry.get("loss_functions", ()), depth + 1)
+            raise ConfigError(f"{owner}: {key} holds {entry!r}; expected a config such as {{'type': 'dpo'}}")
+        nested = "losses" if "losses" in entry else "loss_functions"
+        _require_entries(owner, nested, entry.get(nested, ()), depth + 1)
 
 
 def _distinct_names(owner: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:

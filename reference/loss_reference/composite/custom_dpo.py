@@ -52,17 +52,18 @@ class CustomDPOLoss(DPOLoss):
         nll = -(split_pairs(lp)[0] * chosen).sum(dim=1) / chosen.sum(dim=1).clamp(min=1.0)
         return mean_of_pairs(nll, row_weights(batch, lp), batch)
 
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        loss = super().compute_loss(batch, model_outputs)
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        loss = super().paired_loss(batch, model_outputs)
         if self.custom_weight == 0:
             return loss
         return loss + self.custom_weight * self._scalar_component(batch, model_outputs)
 
     def components(self, batch: Batch, model_outputs: Outputs) -> dict[str, Tensor]:
         """Return ``{"dpo": L_dpo, "custom": w C}``, which add up to the loss; without ``"custom"`` when w = 0."""
-        parts = {"dpo": super().compute_loss(batch, model_outputs)}
+        pairs = self.as_pairs(batch, model_outputs)
+        parts = {"dpo": super().paired_loss(*pairs)}
         if self.custom_weight != 0:
-            parts["custom"] = self.custom_weight * self._scalar_component(batch, model_outputs)
+            parts["custom"] = self.custom_weight * self._scalar_component(*pairs)
         return parts
 
     def _scalar_component(self, batch: Batch, model_outputs: Outputs) -> Tensor:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loss_reference.contract import Contract, Option
-from loss_reference.distillation.kl import forward_kl, teacher_and_student
-from loss_reference.interface import Batch, LossFunction, Outputs
-from loss_reference.reduction import global_count, mean_of_terms
+from loss_reference.distillation.divergence import DivergenceLoss
+from loss_reference.distillation.kl import forward_kl
 from loss_reference.registry import register
-from loss_reference.settings import Setting
 
 __all__ = ["ForwardKLLoss"]
 
 
 @register("forward_kl")
-class ForwardKLLoss(LossFunction):
+class ForwardKLLoss(DivergenceLoss):
     """Forward KL: L = sum m KL(p || q) / T_g with teacher p and student q; the student covers every mode of the teacher.
 
     Reads ``logits`` [B, S, V], ``teacher_logits`` [B, S, V] (or ``teacher_topk_logits`` and ``teacher_topk_indices``
@@ -24,7 +21,8 @@ class ForwardKLLoss(LossFunction):
     a student of probability 0 where the teacher's is above 0 gives inf. Only the student receives gradient:
     dL/dlogits = m (q - p) / (temperature T_g).
 
-    Config: ``temperature`` (1, above 0) divides both logits; the result is not multiplied by its square.
+    Config: ``temperature`` (1, above 0) divides both logits; the result is not multiplied by its square;
+    ``chunk_size`` (None) compares so many positions at a time.
 
     Raises:
         KeyError: neither form of the teacher.
@@ -34,16 +32,7 @@ class ForwardKLLoss(LossFunction):
     Source: arXiv 1503.02531, section 2, less the entropy of the teacher; NeMo RL ``DistillationLossFn``.
     """
 
-    contract = Contract(
-        family="distillation",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
-        lower_bound=0.0,
-        options={"temperature": Option(values=(0.5, 1.0, 2.0))},
-    )
-    temperature = Setting(1.0, above=0.0)
+    strict_config = True
 
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        log_p, log_q, m = teacher_and_student(batch, model_outputs, self.temperature)
-        return mean_of_terms(forward_kl(log_p, log_q), m, global_count(batch, "global_valid_toks"))
+    def divergence(self, log_p: Tensor, log_q: Tensor, /) -> Tensor:
+        return forward_kl(log_p, log_q)

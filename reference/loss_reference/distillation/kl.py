@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
+from loss_reference.distillation.teacher import teacher_logits, teacher_topk
 from loss_reference.interface import Batch, Outputs
-from loss_reference.logprobs import require_inside_vocabulary
-from loss_reference.reduction import keep_active, token_weights
+from loss_reference.reduction import token_weights
 from loss_reference.shapes import require_shape
+from loss_reference.supervised.next_token import trained_logits
 
-__all__ = ["forward_kl", "mixed_kl", "reverse_kl", "teacher_and_student"]
+__all__ = ["KL_TYPES", "forward_kl", "kl_of_type", "mixed_kl", "reverse_kl", "teacher_and_student", "whole_scores"]
+
+KL_TYPES: Final = ("forward", "reverse", "mixed")
 
 
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -30,6 +35,11 @@ def mixed_kl(log_p: Tensor, log_q: Tensor, w: float) -> Tensor:
     return w * forward_kl(log_p, log_q) + (1 - w) * reverse_kl(log_p, log_q)
 
 
+def kl_of_type(kl_type: str, log_p: Tensor, log_q: Tensor, w: float = 0.5) -> Tensor:
+    """Return the ``"forward"``, ``"reverse"`` or, with weight ``w`` of the forward one, ``"mixed"`` divergence."""
+    return mixed_kl(log_p, log_q, {"forward": 1.0, "reverse": 0.0}.get(kl_type, w))
+
+
 def teacher_and_student(
     batch: Batch, model_outputs: Outputs, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,29 +53,29 @@ def teacher_and_student(
         KeyError: no ``logits``, or neither form of the teacher.
         ValueError: shapes that do not belong together, an index outside the student's vocabulary.
     """
-    logits = model_outputs["logits"]
-    require_shape("logits", logits, (*batch["token_mask"].shape, "V"), "V scores per entry of token_mask")
-    m = token_weights(batch, logits[:, :-1, 0])
-    z_q = keep_active(logits[:, :-1], m)
-    teacher = batch.get("teacher_logits")
-    if teacher is not None:
-        require_shape("teacher_logits", teacher, tuple(logits.shape), "that of logits")
+    z_q, m = trained_logits(batch, model_outputs)
+    if batch.get("teacher_logits") is not None:
+        z_p = teacher_logits(batch, m, z_q.shape[-1])
     elif "teacher_topk_logits" in batch:
-        teacher = batch["teacher_topk_logits"]
-        require_shape("teacher_topk_logits", teacher, (*logits.shape[:2], "K"), "K scores per token")
-        z_q = z_q.gather(-1, _topk_indices(batch, m, logits.shape[-1]))
+        z_p, indices = teacher_topk(batch, m, z_q.shape[-1])
+        z_q = z_q.gather(-1, indices)
     else:
         raise KeyError("batch needs 'teacher_logits', or 'teacher_topk_logits' and 'teacher_topk_indices'")
-    z_p = keep_active(teacher.detach()[:, :-1], m).to(z_q.dtype)
     return (z_p / temperature).log_softmax(dim=-1), (z_q / temperature).log_softmax(dim=-1), m
 
 
-def _topk_indices(batch: Batch, m: Tensor, vocabulary: int) -> Tensor:
-    indices = batch["teacher_topk_indices"]
-    require_shape("teacher_topk_indices", indices, tuple(batch["teacher_topk_logits"].shape), "as teacher_topk_logits")
-    inside = torch.where((m != 0).unsqueeze(-1), indices[:, :-1], 0).long()
-    require_inside_vocabulary("teacher_topk_indices", inside, vocabulary)
-    return inside
+def whole_scores(batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (student's logits, teacher's logits, m): [B, S, V] twice, as they came, and the weights [B, S-1].
+
+    Position t predicts token t+1, the last predicts nothing; leaving it out here would copy the rest.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    z_q, z_p = model_outputs["logits"], batch["teacher_logits"]
+    require_shape("logits", z_q, (*batch["token_mask"].shape, "V"), "V scores per entry of token_mask")
+    require_shape("teacher_logits", z_p, tuple(z_q.shape), "that of logits")
+    return z_q, z_p, token_weights(batch, z_q[:, :-1, 0])
 
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:

@@ -2,12 +2,15 @@
 
 Rewards [B] are one number per answer, ``groups`` [B] says by any integer which prompt an answer belongs to. An advantage
 [B] becomes the field ``advantages`` [B, S] as ``A.unsqueeze(1).expand_as(token_mask)``. Rewards [B, S] are one number per
-token, 0 where nothing was rewarded. Rows that do not count (failed generations) are left out beforehand.
+token, 0 where nothing was rewarded. Rows that do not count (failed generations) are left out beforehand. Further ones are
+in ``group_advantages`` and ``token_advantages``.
+
+An answer alone in its group (``singleton``) gets 0 in NeMo RL and TRL, ``"zero"``, and its reward in verl, ``"reward"``.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,18 +19,25 @@ from loss_reference.shapes import require_shape
 
 __all__ = [
     "GAE",
+    "Singleton",
     "dr_grpo_advantages",
     "gae",
     "grpo_advantages",
     "opo_advantages",
     "reinforce_plus_plus_advantages",
     "remax_advantages",
+    "require_singleton",
     "rloo_advantages",
+    "same_group",
+    "std_of_members",
     "whiten",
 ]
 
 BASELINES: Final = ("mean", "leave_one_out")
 SCALES: Final = ("group", "leave_one_out", "batch", "none")
+SINGLETONS: Final = ("zero", "reward")
+
+Singleton: TypeAlias = Literal["zero", "reward"]
 
 
 def grpo_advantages(
@@ -36,6 +46,7 @@ def grpo_advantages(
     baseline: Literal["mean", "leave_one_out"] = "mean",
     scale: Literal["group", "leave_one_out", "batch", "none"] = "group",
     eps: float = 1e-6,
+    singleton: Singleton = "zero",
 ) -> Tensor:
     """Return A_i = (r_i - baseline of its group) / (std + eps), [B]; every std is the unbiased one.
 
@@ -48,11 +59,13 @@ def grpo_advantages(
     ..             ``"leave_one_out"``                   std of the others of the group          NeMo RL default
     ..             ``"batch"``                           std of all rewards of the batch         TRL ``scale_rewards``
     ..             ``"none"``                            1, and no eps                           Dr. GRPO, RLOO
+    singleton      ``"zero"``                            0 for an answer alone in its group      NeMo RL, TRL
+    ..             ``"reward"``                          r / (1 + eps), r where not scaled       verl
     ============== ===================================== ======================================= =====================
 
     ``eps`` is 1e-6 in verl and NeMo RL, 1e-4 in TRL, 1e-9 in OpenRLHF. Where the std is 0 or not defined (fewer than two
-    rewards) nothing is divided, as in NeMo RL. An answer alone in its group gets 0, as in NeMo RL and TRL; verl gives
-    it r. The sum over a group is 0 unless scaled by ``"leave_one_out"``; adding a number to all rewards changes nothing.
+    rewards) nothing is divided, as in NeMo RL. Singletons apart, the sum over a group is 0 unless scaled by
+    ``"leave_one_out"``, and adding a number to all rewards changes nothing.
 
     Args:
         r: rewards [B].
@@ -65,32 +78,36 @@ def grpo_advantages(
     """
     if baseline not in BASELINES or scale not in SCALES:
         raise ValueError(f"baseline={baseline!r}, scale={scale!r}; expected one of {BASELINES} and one of {SCALES}")
-    same = _same_group(r, groups)
+    require_singleton(singleton)
+    same = same_group(r, groups)
     others = same & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
     left_out = _mean(r, others)
     b = _mean(r, same) if baseline == "mean" else left_out
-    A = torch.where(others.any(dim=1), r - b, 0.0)
+    alone = ~others.any(dim=1)
+    A = torch.where(alone, r if singleton == "reward" else 0.0, r - b)
     if scale == "none":
         return A
     members = {"group": same, "leave_one_out": others, "batch": torch.ones_like(same)}[scale]
-    std = _std(r, members)
+    std = std_of_members(r, members) if scale == "batch" else torch.where(alone, 1.0, std_of_members(r, members))
     return torch.where(std > 0, A / (std + eps), A)
 
 
-def dr_grpo_advantages(r: Tensor, groups: Tensor) -> Tensor:
+def dr_grpo_advantages(r: Tensor, groups: Tensor, singleton: Singleton = "zero") -> Tensor:
     """Return A_i = r_i - mean of its group, [B]: the std is left out, it favours prompts that are easy or hopeless.
 
     Source: arXiv 2503.20783; verl ``norm_adv_by_std_in_grpo=False``, TRL ``scale_rewards="none"``.
     """
-    return grpo_advantages(r, groups, scale="none")
+    return grpo_advantages(r, groups, scale="none", singleton=singleton)
 
 
-def rloo_advantages(r: Tensor, groups: Tensor) -> Tensor:
+def rloo_advantages(r: Tensor, groups: Tensor, singleton: Singleton = "zero") -> Tensor:
     """Return A_i = r_i - mean_{j != i} r_j = G / (G - 1) (r_i - mean), [B], for a group of G answers.
+
+    TRL can whiten them over the batch (``normalize_advantages``): (A - A.mean()) / (A.std() + 1e-4).
 
     Source: arXiv 2402.14740, eq. 7.
     """
-    return grpo_advantages(r, groups, baseline="leave_one_out", scale="none")
+    return grpo_advantages(r, groups, baseline="leave_one_out", scale="none", singleton=singleton)
 
 
 def remax_advantages(r: Tensor, greedy: Tensor) -> Tensor:
@@ -102,16 +119,18 @@ def remax_advantages(r: Tensor, greedy: Tensor) -> Tensor:
     return r - greedy
 
 
-def opo_advantages(r: Tensor, lengths: Tensor, groups: Tensor) -> Tensor:
+def opo_advantages(r: Tensor, lengths: Tensor, groups: Tensor, singleton: Singleton = "zero") -> Tensor:
     """Return A_i = r_i - sum_j n_j r_j / sum_j n_j over its group, [B], with n the lengths of the answers.
 
-    The length-weighted mean is the baseline of least variance when gradients of tokens are uncorrelated. An answer alone
-    in its group gets 0; verl gives it r.
+    The length-weighted mean is the baseline of least variance when gradients of tokens are uncorrelated.
 
     Source: arXiv 2505.23585, eq. 6; verl ``opo``.
     """
     require_shape("lengths", lengths, tuple(r.shape), "one per answer")
-    return r - _mean(r, _same_group(r, groups), lengths.to(r))
+    require_singleton(singleton)
+    same = same_group(r, groups)
+    alone = (same.sum(dim=1) == 1) & (singleton == "reward")
+    return torch.where(alone, r, r - _mean(r, same, lengths.to(r)))
 
 
 class GAE(NamedTuple):
@@ -122,7 +141,12 @@ class GAE(NamedTuple):
 
 
 def gae(
-    rewards: Tensor, values: Tensor, token_mask: Tensor, gamma: float = 1.0, lam: float = 1.0, carry_over: bool = True
+    rewards: Tensor,
+    values: Tensor,
+    token_mask: Tensor,
+    gamma: float = 1.0,
+    lam: float | Tensor = 1.0,
+    carry_over: bool = True,
 ) -> GAE:
     """Return A_t = delta_t + gamma lam A_{t+1}, delta_t = r_t + gamma V_{t+1} - V_t, and the returns A + V.
 
@@ -132,7 +156,7 @@ def gae(
         rewards, values: r_t and V_t [B, S].
         token_mask: [B, S], 0 at tokens the policy did not choose; their content is never looked at.
         gamma: discount, in [0, 1].
-        lam: trade of bias for variance, in [0, 1].
+        lam: trade of bias for variance, in [0, 1]; one number, or one per row [B].
         carry_over: V_{t+1} and A_{t+1} are those of the next *trained* token, as in NeMo RL and verl. False takes the
             next position, with V = r = 0 at masked ones, as in TRL, OpenRLHF and torchtune.
 
@@ -188,7 +212,22 @@ def reinforce_plus_plus_advantages(
     return whiten(to_go, token_mask, unbiased, eps)
 
 
-def _same_group(r: Tensor, groups: Tensor) -> Tensor:
+def require_singleton(given: str, name: str = "singleton") -> None:
+    """Refuse a word that does not say what an answer without others to compare it with gets.
+
+    Raises:
+        ValueError: quotes it.
+    """
+    if given not in SINGLETONS:
+        raise ValueError(f"{name}={given!r}; expected one of {SINGLETONS}")
+
+
+def same_group(r: Tensor, groups: Tensor) -> Tensor:
+    """Return whether answers i and j belong to one prompt, [B, B].
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
     require_shape("rewards", r, ("B",), "one per answer")
     require_shape("groups", groups, tuple(r.shape), "one per answer")
     return groups.unsqueeze(1) == groups
@@ -201,7 +240,7 @@ def _mean(r: Tensor, members: Tensor, weights: Tensor | None = None) -> Tensor:
     return torch.where(members, w * r, 0.0).sum(dim=1) / torch.where(n != 0, n, 1.0)
 
 
-def _std(r: Tensor, members: Tensor) -> Tensor:
+def std_of_members(r: Tensor, members: Tensor) -> Tensor:
     """Return the unbiased std of the rewards that row i of ``members`` [B, B] selects, [B]; 0 where there are fewer than 2."""
     squares = torch.where(members, (r - _mean(r, members).unsqueeze(1)).square(), 0.0).sum(dim=1)
     return (squares / (members.sum(dim=1) - 1).clamp(min=1)).sqrt()

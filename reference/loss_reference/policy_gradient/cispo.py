@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from torch import Tensor
 
 from loss_reference.contract import Option
 from loss_reference.interface import Batch
 from loss_reference.logprobs import token_constant
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
-from loss_reference.policy_gradient.ratio import probability_ratio
+from loss_reference.policy_gradient.ratio import LOG_RATIO_CLAMP, probability_ratio
 from loss_reference.policy_gradient.reinforce import reinforce
 from loss_reference.registry import register
-from loss_reference.settings import Setting
+from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
 __all__ = ["CISPOLoss", "clipped_weight"]
 
+WEIGHT_BOUNDS: Final = ("relative", "absolute", "upper")
 
-def clipped_weight(
-    rho: Tensor, clip_min: float = 0.2, clip_max: float = 0.2, absolute_bound: float | None = None
-) -> Tensor:
-    """Return the constant w = clip(rho, 1 - clip_min, 1 + clip_max), or min(rho, absolute_bound) when that is given."""
+
+def clipped_weight(rho: Tensor, clip_min: float = 0.2, clip_max: float = 0.2, weight_bound: str = "relative") -> Tensor:
+    """Return the constant weight w of every token.
+
+    ============ ====================================== ==================
+    weight_bound w                                      in
+    ============ ====================================== ==================
+    relative     clip(rho, 1 - clip_min, 1 + clip_max)  NeMo RL, verl
+    absolute     min(rho, clip_max)                     TRL, Liger
+    upper        min(rho, 1 + clip_max)                 Open-Instruct
+    ============ ====================================== ==================
+    """
     rho = rho.detach()
-    return rho.clamp(1 - clip_min, 1 + clip_max) if absolute_bound is None else rho.clamp(max=absolute_bound)
+    if weight_bound == "relative":
+        return rho.clamp(1 - clip_min, 1 + clip_max)
+    return rho.clamp(max=clip_max if weight_bound == "absolute" else 1 + clip_max)
 
 
 @register("cispo")
@@ -34,14 +48,16 @@ class CISPOLoss(TokenLevelLoss, PolicyLoss):
     ``global_valid_seqs``. Any real result. Only the policy receives gradient: dl/dlp = -w A, at every token, which is
     not the gradient of the value since w depends on lp too. On policy it is ``reinforce``.
 
-    Config: ``ratio_clip_min`` e_l and ``ratio_clip_max`` e_h (0.2, at least 0): the form of NeMo RL and verl, relative
-    to 1. ``absolute_bound`` (None; above 0) is the form of TRL and Liger, w = min(rho, absolute_bound), in which their
-    ``epsilon_high`` is the bound itself (5 is recommended; their default 0.2 makes every weight at most 0.2);
-    e_l and e_h are then not used. ``aggregation`` (``"token_mean"``); ``max_length`` (above 0, needed by ``"fixed"``).
+    Config: ``weight_bound`` (``"relative"``, the form above: NeMo RL and verl; ``"absolute"``, w = min(rho, e_h): TRL and
+    Liger, whose ``epsilon_high`` is the bound itself, so that 5 is recommended and their default 0.2 makes every weight at
+    most 0.2; ``"upper"``, w = min(rho, 1 + e_h): Open-Instruct, with e_h = 0.272); ``ratio_clip_min`` e_l (0.2, at least
+    0, read by ``"relative"`` alone) and ``ratio_clip_max`` e_h (0.2, at least 0, above 0 for ``"absolute"``);
+    ``log_ratio_clamp`` (None; above 0: lp - lp_old is kept within it, either way; verl 20); ``aggregation``
+    (``"token_mean"``); ``max_length`` (above 0, needed by ``"fixed"``).
 
     Raises:
         ValueError: shapes that do not belong together, a token id outside the vocabulary.
-        ConfigError: a setting out of range or unknown, ``"fixed"`` without ``max_length``.
+        ConfigError: a setting out of range or unknown, ``"fixed"`` without ``max_length``, an absolute bound of 0.
 
     Source: arXiv 2506.13585, eq. 4 and 5.
     """
@@ -53,15 +69,25 @@ class CISPOLoss(TokenLevelLoss, PolicyLoss):
         options={
             "ratio_clip_min": Option(values=(0.0, 0.2, 1.0)),
             "ratio_clip_max": Option(values=(0.0, 0.2, 5.0)),
-            "absolute_bound": Option(values=(None, 0.2, 5.0)),
+            "weight_bound": Option(values=WEIGHT_BOUNDS),
+            "log_ratio_clamp": LOG_RATIO_CLAMP,
             **AGGREGATION_OPTIONS,
         },
     )
     ratio_clip_min = Setting(0.2, least=0.0)
     ratio_clip_max = Setting(0.2, least=0.0)
-    absolute_bound = Setting[float | None](None, above=0.0, optional=True)
+    weight_bound = Setting("relative", choices=WEIGHT_BOUNDS)
+    log_ratio_clamp = Setting[float | None](None, above=0.0, optional=True)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.weight_bound == "absolute" and self.ratio_clip_max == 0:
+            raise ConfigError(
+                f"{type(self).__name__}: ratio_clip_max=0 with weight_bound='absolute' makes every weight 0; "
+                "expected a number above 0"
+            )
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
-        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m))
-        w = clipped_weight(rho, self.ratio_clip_min, self.ratio_clip_max, self.absolute_bound)
+        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m), self.log_ratio_clamp)
+        w = clipped_weight(rho, self.ratio_clip_min, self.ratio_clip_max, self.weight_bound)
         return w * reinforce(lp, token_constant(batch, "advantages", m))

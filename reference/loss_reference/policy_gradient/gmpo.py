@@ -27,7 +27,7 @@ def one_sided_clip(delta: Tensor, A: Tensor, clip_min: float = 0.4, clip_max: fl
     return sign * torch.minimum(sign * delta, sign * delta.clamp(-clip_min, clip_max))
 
 
-@register("gmpo")
+@register("gmpo", "geo_mean")
 class GMPOLoss(PolicyLoss):
     """GMPO: L = (1/S_g) sum_b -exp(mean_t d) mean_t A, d = lp - lp_old clipped to e_h above if A > 0, to -e_l below if A < 0.
 

@@ -31,7 +31,22 @@ class GRPOLoss(PPOClipLoss):
 
     Config: that of ``PPOClipLoss`` with ``aggregation`` (``"seq_mean_token_mean"``), and
     ``reference_policy_kl_penalty`` beta (0.04, at least 0); ``kl_type`` (``"k3"``; ``"k1"``, ``"k2"``, ``"abs"``);
-    ``kl_gradient`` (``"pathwise"``; ``"score_function"``, ``"straight_through_k2"``, see ``kl_penalty``).
+    ``kl_gradient`` (``"pathwise"``; ``"score_function"``, ``"straight_through_k2"``, see ``kl_penalty``);
+    ``kl_input_clamp`` (None; above 0: lp - lp_ref is kept within it) and ``kl_output_clamp`` (None; above 0: so is k).
+
+    ================================================== ========================================================
+    to reproduce                                        config
+    ================================================== ========================================================
+    TRL ``loss_type="grpo"``                            beta 0 by default
+    TRL ``"dapo"``, ``"bnpo"``                          ``aggregation="token_mean"``; for the latter no global counts
+    Liger                                               as TRL, beta 0.04 by default
+    NeMo RL                                             ``aggregation="token_mean"``, beta 0.01,
+    ..                                                  ``kl_gradient="score_function"``, the clamps 20 and 10
+    verl                                                ``aggregation="token_mean"``, ``ratio_clip_c=3``,
+    ..                                                  ``log_ratio_clamp=20``, beta 0.001, for k3 the clamps 20 and 10
+    torchtune                                           ``aggregation="token_mean"`` without global counts, both clips
+    ..                                                  0.1, beta 0.1
+    ================================================== ========================================================
 
     Raises:
         ValueError: shapes that do not belong together, a token id outside the vocabulary.
@@ -43,25 +58,27 @@ class GRPOLoss(PPOClipLoss):
     contract = refine(
         PPOClipLoss.contract,
         level="sequence",
-        direction={"advantages": -1, "reference_policy_kl_penalty": +1},
+        direction={"advantages": -1},
         options={
             **PPOClipLoss.contract.options,
             "reference_policy_kl_penalty": Option(values=(0.0, 0.04, 1.0)),
             "kl_type": Option(values=KL_TYPES),
             "kl_gradient": Option(values=KL_GRADIENTS),
+            "kl_input_clamp": Option(values=(None, 0.5, 20.0)),
+            "kl_output_clamp": Option(values=(None, 0.2, 10.0)),
         },
     )
     aggregation = Setting("seq_mean_token_mean", choices=AGGREGATIONS)
     reference_policy_kl_penalty = Setting(0.04, least=0.0)
     kl_type = Setting("k3", choices=KL_TYPES)
     kl_gradient = Setting("pathwise", choices=KL_GRADIENTS)
+    kl_input_clamp = Setting[float | None](None, above=0.0, optional=True)
+    kl_output_clamp = Setting[float | None](None, above=0.0, optional=True)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if self.kl_type == "k1":  # the only estimator that may be negative
-            signs = {
-                name: sign for name, sign in self.contract.direction.items() if name != "reference_policy_kl_penalty"
-            }
+        if self.kl_type != "k1":  # the only estimator that may be negative
+            signs = {**self.contract.direction, "reference_policy_kl_penalty": +1}
             self.contract = refine(self.contract, direction=signs)
         if self.kl_gradient != "pathwise" and self.reference_policy_kl_penalty > 0:
             self.contract = refine(self.contract, surrogate_gradient=True)
@@ -75,6 +92,6 @@ class GRPOLoss(PPOClipLoss):
         parts = {"policy": self.reduce(self.policy_terms(lp, m, batch), m, batch)}
         if self.reference_policy_kl_penalty > 0:
             lp_ref = token_constant(batch, "reference_policy_logprobs", m)
-            k = kl_penalty(lp, lp_ref, self.kl_type, self.kl_gradient)
+            k = kl_penalty(lp, lp_ref, self.kl_type, self.kl_gradient, self.kl_input_clamp, self.kl_output_clamp)
             parts["kl_penalty"] = self.reference_policy_kl_penalty * self.reduce(k, m, batch)
         return parts

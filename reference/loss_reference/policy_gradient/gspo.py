@@ -10,31 +10,19 @@ from loss_reference.logprobs import token_constant
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
 from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import mean_over_tokens, ratio_of
-from loss_reference.reduction import aggregate_tokens
+from loss_reference.reduction import AGGREGATIONS, aggregate_tokens
 from loss_reference.registry import register
 from loss_reference.settings import Setting
-from loss_reference.token_level import refine
+from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
-__all__ = ["GSPOLoss", "GSPOTokenLoss", "LUSPOLoss"]
+__all__ = ["GSPOLoss", "GSPOTokenLoss", "LUSPOLoss", "SequenceRatioLoss"]
 
 
-@register("gspo")
-class GSPOLoss(PolicyLoss):
-    """GSPO: L = (1/S_g) sum_b mean_t max(-A s, -A clip(s, 1 - e_l, 1 + e_h)), s_b = exp(sum_t m (lp - lp_old) / n_b).
+class SequenceRatioLoss(PolicyLoss):
+    """The clipped terms of one ratio per answer; a subclass says how they are reduced.
 
-    Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids`` [B, S]), ``prev_logprobs``,
-    ``advantages`` and ``token_mask``, all [B, S]; optional ``sample_mask`` [B], ``global_valid_seqs``. ``advantages`` are
-    usually one number per sequence. Any real result, -mean A on policy. Only the policy receives gradient:
-    dl_b/dlp_t = -A s / n_b at every token of the row, with mean A where A differs between tokens, 0 where clipped. The
-    mean log-ratio saturates at 70 nats (``MAX_LOG_RATIO``). Rows of one token give ``ppo_clip``.
-
-    Config: ``ratio_clip_min`` e_l (3e-4, at least 0), ``ratio_clip_max`` e_h (4e-4, at least 0).
-
-    Raises:
-        ValueError: shapes that do not belong together, a token id outside the vocabulary.
-        ConfigError: a setting out of range or unknown.
-
-    Source: arXiv 2507.18071, eq. 5 to 7.
+    Config: ``ratio_clip_min`` (3e-4, at least 0), ``ratio_clip_max`` (4e-4, at least 0), ``log_ratio_max`` (None; above 0:
+    log s_b is at most this).
     """
 
     contract = refine(
@@ -44,22 +32,51 @@ class GSPOLoss(PolicyLoss):
         options={
             "ratio_clip_min": Option(values=(0.0, 3e-4, 0.2)),
             "ratio_clip_max": Option(values=(0.0, 4e-4, 0.2)),
+            "log_ratio_max": Option(values=(None, 0.05, 10.0)),
         },
     )
     ratio_clip_min = Setting(3e-4, least=0.0)
     ratio_clip_max = Setting(4e-4, least=0.0)
+    log_ratio_max = Setting[float | None](None, above=0.0, optional=True)
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         delta = lp - token_constant(batch, "prev_logprobs", m)
-        s = ratio_of(self.log_ratio(mean_over_tokens(delta, m), lp))
+        log_s = self.log_ratio(mean_over_tokens(delta, m), lp)
+        s = ratio_of(log_s if self.log_ratio_max is None else log_s.clamp(max=self.log_ratio_max))
         return ppo_clip(s, token_constant(batch, "advantages", m), self.ratio_clip_min, self.ratio_clip_max)
 
     def log_ratio(self, log_s: Tensor, lp: Tensor) -> Tensor:
         """Return the log-ratio of every token [B, S-1], or of every row [B, 1], from log s_b [B, 1]."""
         return log_s
 
-    def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
-        return aggregate_tokens(terms, weights, batch, "seq_mean_token_mean")
+
+@register("gspo")
+class GSPOLoss(TokenLevelLoss, SequenceRatioLoss):
+    """GSPO: L = (1/S_g) sum_b mean_t max(-A s, -A clip(s, 1 - e_l, 1 + e_h)), s_b = exp(sum_t m (lp - lp_old) / n_b).
+
+    Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids`` [B, S]), ``prev_logprobs``,
+    ``advantages`` and ``token_mask``, all [B, S]; optional ``sample_mask`` [B], ``global_valid_seqs``. ``advantages`` are
+    usually one number per sequence. Any real result, -mean A on policy. Only the policy receives gradient:
+    dl_b/dlp_t = -A s / n_b at every token of the row, with mean A where A differs between tokens, 0 where clipped. The
+    mean log-ratio saturates at 70 nats (``MAX_LOG_RATIO``). Rows of one token give ``ppo_clip``.
+
+    Config: ``ratio_clip_min`` e_l (3e-4, at least 0), ``ratio_clip_max`` e_h (4e-4, at least 0); ``log_ratio_max`` (None;
+    above 0: log s_b is at most this and has no gradient beyond; verl 10); ``aggregation`` (``"seq_mean_token_mean"``:
+    the only one of NeMo RL and verl, and TRL with ``loss_type="grpo"``; with ``"token_mean"``, TRL's ``"dapo"``, a
+    sequence weighs its length); ``max_length`` (above 0, needed by ``"fixed"``).
+
+    OpenRLHF, with its importance correction on, compares with the generating policy: give it as ``prev_logprobs``. NeMo RL
+    then multiplies by the ratio of the two over the whole sequence: ``seq_truncate`` with ``ratio_level="sequence"``.
+
+    Raises:
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown, ``"fixed"`` without ``max_length``.
+
+    Source: arXiv 2507.18071, eq. 5 to 7.
+    """
+
+    contract = refine(SequenceRatioLoss.contract, options={**SequenceRatioLoss.contract.options, **AGGREGATION_OPTIONS})
+    aggregation = Setting("seq_mean_token_mean", choices=AGGREGATIONS)
 
 
 @register("gspo_token")
@@ -69,7 +86,7 @@ class GSPOTokenLoss(GSPOLoss):
     Inputs, shapes, range, config and errors as ``GSPOLoss``, and the same value. dl_b/dlp_t = -A_t s / n_b, which is that
     of ``GSPOLoss`` where A is constant within the sequence; 0 where clipped. It is not the gradient of the value.
 
-    Source: arXiv 2507.18071, eq. 13 and 14.
+    Source: arXiv 2507.18071, eq. 13 and 14; verl ``gspo``, with ``log_ratio_max=10``.
     """
 
     contract = refine(GSPOLoss.contract, surrogate_gradient=True)
@@ -80,16 +97,19 @@ class GSPOTokenLoss(GSPOLoss):
 
 
 @register("luspo")
-class LUSPOLoss(GSPOLoss):
+class LUSPOLoss(SequenceRatioLoss):
     """LUSPO: L = (1/S_g) sum_b n_b l_b, l_b the term of ``GSPOLoss`` and n_b the length: no bias towards short answers.
 
-    Inputs, shapes, range, config and errors as ``GSPOLoss``. dl_b/dlp_t = -A s at every token, 0 where clipped. Where
-    every row has one token it is ``gspo``.
+    Inputs, shapes, range and errors as ``GSPOLoss``. dl_b/dlp_t = -A s at every token, 0 where clipped. Where every row
+    has one token it is ``gspo``. A KL penalty is a loss of its own (``kl_k3`` with ``aggregation="seq_mean_token_sum"``);
+    Liger 0.8 and older TRL average theirs over padding as well, which no loss that leaves masked tokens alone can reproduce.
+
+    Config: ``ratio_clip_min`` (3e-4, at least 0), ``ratio_clip_max`` (4e-4, at least 0), ``log_ratio_max`` (None; above 0).
 
     Source: arXiv 2602.05261; TRL ``loss_type="luspo"``.
     """
 
-    contract = refine(GSPOLoss.contract, length_normalized=False)
+    contract = refine(SequenceRatioLoss.contract, length_normalized=False)
     strict_config = True
 
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:

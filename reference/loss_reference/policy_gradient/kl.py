@@ -60,7 +60,14 @@ KL_TYPES: Final = tuple(ESTIMATORS)
 KL_GRADIENTS: Final = ("pathwise", "score_function", "straight_through_k2")
 
 
-def kl_penalty(lp: Tensor, lp_ref: Tensor, kl_type: str = "k3", kl_gradient: str = "pathwise") -> Tensor:
+def kl_penalty(
+    lp: Tensor,
+    lp_ref: Tensor,
+    kl_type: str = "k3",
+    kl_gradient: str = "pathwise",
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+) -> Tensor:
     """Return k(lp - lp_ref) per token, with the gradient that ``kl_gradient`` names. ``lp_ref`` is constant.
 
     =================== ============================================================== =====================
@@ -70,10 +77,20 @@ def kl_penalty(lp: Tensor, lp_ref: Tensor, kl_type: str = "k3", kl_gradient: str
     score_function      k + dk/dd, of exp(lp - sg lp) k: sampling depends on lp too     NeMo RL
     straight_through_k2 d, that of k2 whatever the value                                verl ``k1+``, ``k3+``
     =================== ============================================================== =====================
+
+    ``input_clamp`` keeps d within +-input_clamp before k is formed, ``output_clamp`` keeps k within +-output_clamp. Where
+    a clamp holds the gradient is 0, but for straight_through_k2, which stays d. NeMo RL has 20 and 10, verl 20 and 10 for
+    k3 alone, OpenRLHF no input clamp and 10, Open-Instruct 40 and no output clamp, TRL, Liger and torchtune none.
     """
-    d = lp - lp_ref.detach()
+    raw = lp - lp_ref.detach()
+    d = _within(raw, input_clamp)
     k = ESTIMATORS[kl_type](d)
     if kl_gradient == "pathwise":
-        return k
-    slope = d if kl_gradient == "straight_through_k2" else SCORE_FUNCTION_SLOPES[kl_type](d)
-    return k.detach() + slope.detach() * (d - d.detach())
+        return _within(k, output_clamp)
+    if kl_gradient == "straight_through_k2":
+        return _within(k, output_clamp).detach() + raw.detach() * (raw - raw.detach())
+    return _within(k.detach() + SCORE_FUNCTION_SLOPES[kl_type](d).detach() * (d - d.detach()), output_clamp)
+
+
+def _within(x: Tensor, bound: float | None) -> Tensor:
+    return x if bound is None else x.clamp(-bound, bound)

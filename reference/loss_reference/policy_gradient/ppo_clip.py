@@ -9,7 +9,7 @@ from loss_reference.contract import Option
 from loss_reference.interface import Batch
 from loss_reference.logprobs import token_constant
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
-from loss_reference.policy_gradient.ratio import probability_ratio
+from loss_reference.policy_gradient.ratio import LOG_RATIO_CLAMP, probability_ratio
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
@@ -38,7 +38,8 @@ def ppo_clip(
 class ClippedPolicyLoss(PolicyLoss):
     """The clipped terms of PPO; a subclass says how they are reduced.
 
-    Config: ``ratio_clip_min`` and ``ratio_clip_max`` (0.2, at least 0), ``ratio_clip_c`` (None; above 1).
+    Config: ``ratio_clip_min`` and ``ratio_clip_max`` (0.2, at least 0), ``ratio_clip_c`` (None; above 1),
+    ``log_ratio_clamp`` (None; above 0: lp - lp_old is kept within it, either way, before the exponential).
     """
 
     contract = refine(
@@ -48,15 +49,17 @@ class ClippedPolicyLoss(PolicyLoss):
             "ratio_clip_min": Option(values=(0.0, 0.2, 1.0)),
             "ratio_clip_max": Option(values=(0.0, 0.2, 0.28)),
             "ratio_clip_c": Option(values=(None, 1.5, 3.0)),
+            "log_ratio_clamp": LOG_RATIO_CLAMP,
         },
     )
     ratio_clip_min = Setting(0.2, least=0.0)
     ratio_clip_max = Setting(0.2, least=0.0)
     ratio_clip_c = Setting[float | None](None, above=1.0, optional=True)
+    log_ratio_clamp = Setting[float | None](None, above=0.0, optional=True)
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         """Return the clipped term of every token [B, S-1] from lp and its weights m."""
-        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m))
+        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m), self.log_ratio_clamp)
         A = token_constant(batch, "advantages", m)
         return ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max, self.ratio_clip_c)
 
@@ -72,7 +75,13 @@ class PPOClipLoss(TokenLevelLoss, ClippedPolicyLoss):
     lp - lp_old saturates at 70 nats (``MAX_LOG_RATIO``).
 
     Config: ``ratio_clip_min`` e_l and ``ratio_clip_max`` e_h (0.2, at least 0); ``ratio_clip_c`` (None; above 1: where
-    A < 0 the term is at most -A c); ``aggregation`` (``"token_mean"``); ``max_length`` (above 0, needed by ``"fixed"``).
+    A < 0 the term is at most -A c); ``log_ratio_clamp`` (None; above 0: lp - lp_old is kept within it, either way, and
+    has no gradient beyond); ``aggregation`` (``"token_mean"``); ``max_length`` (above 0, needed by ``"fixed"``).
+
+    With the defaults it is NeMo RL. verl: ``ratio_clip_c=3`` (it cannot be switched off there), ``log_ratio_clamp=20``.
+    OpenRLHF: ``log_ratio_clamp=20``. torchtune: both clips 0.1 and no ``global_valid_toks``. Open-Instruct:
+    ``ratio_clip_max=0.272``. Where nothing is trained the result is 0; verl, OpenRLHF and TRL's PPO divide by the raw count
+    and give NaN (``bnpo`` with ``empty="nan"``).
 
     Raises:
         ValueError: shapes that do not belong together, a token id outside the vocabulary.

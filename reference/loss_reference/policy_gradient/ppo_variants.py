@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from loss_reference.contract import Option
 from loss_reference.interface import Batch
+from loss_reference.logprobs import token_constant
 from loss_reference.policy_gradient.ppo_clip import ClippedPolicyLoss, PPOClipLoss
+from loss_reference.policy_gradient.ratio import probability_ratio
 from loss_reference.reduction import aggregate_tokens, mean_of_terms
 from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
@@ -17,24 +20,44 @@ from loss_reference.token_level import refine
 
 __all__ = ["BNPOLoss", "DAPOLoss", "DrGRPOLoss", "PPODualClipLoss"]
 
+DIVISORS: Final = ("sequences_times_length", "length")
+# Inert in the sense of the checks: it speaks of empty batches alone, where nothing else is asked of a loss.
+EMPTY_OPTION: Final = Option(values=("zero", "nan"), inert=True)
+
 
 @register("ppo_dual_clip")
 class PPODualClipLoss(PPOClipLoss):
     """Dual-clip PPO: where A < 0 the term of ``PPOClipLoss`` is at most -A c, so that no ratio makes it explode.
 
     Inputs, shapes, range, gradient and errors as ``PPOClipLoss``; where -A c holds the gradient is 0. It differs from
-    ``ppo_clip`` exactly where A < 0 and rho > c. TRL's and Liger's ``delta``, which bounds rho itself, is the same for
-    delta = c >= 1 + e_h.
+    ``ppo_clip`` exactly where A < 0 and rho > c.
 
-    Config: that of ``PPOClipLoss`` with ``ratio_clip_c`` c (3, above 1; verl's default, NeMo RL's DAPO recipes use 10).
+    Config: that of ``PPOClipLoss`` with ``ratio_clip_c`` c (3, above 1; verl's default, NeMo RL's DAPO recipes use 10);
+    ``clip_c_bounds`` (``"negative_advantages"``; ``"ratio"``, the ``delta`` of TRL and Liger: c bounds rho in the
+    unclipped branch whatever the sign of A, l = max(-A min(rho, c), -A clip(rho)). For c >= 1 + e_h that is the same,
+    for a smaller c positive advantages are cut off at c too).
 
-    Source: arXiv 1912.09729, eq. 8.
+    Source: arXiv 1912.09729, eq. 8; ``"ratio"``: arXiv 2505.07291.
     """
 
     contract = refine(
-        PPOClipLoss.contract, options={**PPOClipLoss.contract.options, "ratio_clip_c": Option(values=(1.5, 3.0, 10.0))}
+        PPOClipLoss.contract,
+        options={
+            **PPOClipLoss.contract.options,
+            "ratio_clip_c": Option(values=(1.1, 1.5, 3.0, 10.0)),
+            "clip_c_bounds": Option(values=("negative_advantages", "ratio")),
+        },
     )
     ratio_clip_c = Setting[float | None](3.0, above=1.0)
+    clip_c_bounds = Setting("negative_advantages", choices=("negative_advantages", "ratio"))
+
+    def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        if self.clip_c_bounds == "negative_advantages":
+            return super().policy_terms(lp, m, batch)
+        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m), self.log_ratio_clamp)
+        A = token_constant(batch, "advantages", m)
+        clipped = rho.clamp(1 - self.ratio_clip_min, 1 + self.ratio_clip_max)
+        return torch.maximum(-A * rho.clamp(max=self.ratio_clip_c), -A * clipped)
 
 
 @register("dapo")
@@ -60,11 +83,13 @@ class DrGRPOLoss(ClippedPolicyLoss):
     """Dr. GRPO: L = sum m l / (S_g max_length), l the clipped term of PPO: a long answer is not diluted by its length.
 
     Inputs, shapes, range and errors as ``PPOClipLoss``; ``advantages`` are r - mean over the group
-    (``dr_grpo_advantages``). dL/dlp = -A rho m / (S_g max_length), 0 where clipped. TRL and Liger divide likewise by
-    B * max_completion_length; verl's ``seq-mean-token-sum-norm`` by the length alone, which is B times larger.
+    (``dr_grpo_advantages``). dL/dlp = -A rho m / (S_g max_length), 0 where clipped.
 
-    Config: ``max_length`` (required, above 0: the longest answer that can be generated); ``ratio_clip_min``,
-    ``ratio_clip_max`` (0.2, at least 0), ``ratio_clip_c`` (None; above 1).
+    Config: ``max_length`` (required, above 0: the longest answer that can be generated); ``divisor``
+    (``"sequences_times_length"``, TRL and Liger with their ``max_completion_length``; ``"length"``, L = sum m l /
+    max_length, S_g times larger: ``seq-mean-token-sum-norm`` of verl in releases that have no ``global_batch_size``, whose
+    default length is the padded width); ``ratio_clip_min``, ``ratio_clip_max`` (0.2, at least 0), ``ratio_clip_c`` (None;
+    above 1), ``log_ratio_clamp`` (None; above 0).
 
     Raises:
         ValueError: shapes that do not belong together, a token id outside the vocabulary.
@@ -77,16 +102,26 @@ class DrGRPOLoss(ClippedPolicyLoss):
         ClippedPolicyLoss.contract,
         level="sequence",
         length_normalized=False,
-        options={**ClippedPolicyLoss.contract.options, "max_length": Option(values=(4.0, 16.0))},
+        options={
+            **ClippedPolicyLoss.contract.options,
+            "max_length": Option(values=(4.0, 16.0)),
+            "divisor": Option(values=DIVISORS),
+        },
     )
     max_length = Setting[float | None](None, above=0.0, optional=True)
+    divisor = Setting("sequences_times_length", choices=DIVISORS)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
         if self.max_length is None:
             raise ConfigError(f"{type(self).__name__} needs max_length, the number it divides by")
+        if self.divisor == "length":
+            self.contract = refine(self.contract, normalizer="sum")
 
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        if self.divisor == "length":
+            assert self.max_length is not None
+            return mean_of_terms(terms, weights, terms.new_tensor(1.0)) / self.max_length
         return aggregate_tokens(terms, weights, batch, "fixed", self.max_length)
 
 
@@ -98,13 +133,25 @@ class BNPOLoss(ClippedPolicyLoss):
     the losses of microbatches do not add up to that of the whole. dL/dlp = -A rho m / sum m, 0 where clipped. With one
     sequence it is ``grpo`` without penalty.
 
-    Config: ``ratio_clip_min``, ``ratio_clip_max`` (0.2, at least 0), ``ratio_clip_c`` (None; above 1).
+    Config: ``ratio_clip_min``, ``ratio_clip_max`` (0.2, at least 0), ``ratio_clip_c`` (None; above 1),
+    ``log_ratio_clamp`` (None; above 0); ``empty``, the loss of a batch in which nothing is trained (``"zero"``: TRL,
+    Liger, torchtune; ``"nan"``: verl ``token-mean`` without a global count, OpenRLHF, TRL's PPO trainer).
 
     Source: TRL ``loss_type="bnpo"``.
     """
 
-    contract = refine(ClippedPolicyLoss.contract, normalizer="local")
-    strict_config = True
+    contract = refine(
+        ClippedPolicyLoss.contract,
+        normalizer="local",
+        options={**ClippedPolicyLoss.contract.options, "empty": EMPTY_OPTION},
+    )
+    empty = Setting("zero", choices=EMPTY_OPTION.values)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.empty == "nan":
+            self.contract = refine(self.contract, empty="nan")
 
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
-        return mean_of_terms(terms, weights, count=None)
+        mean = mean_of_terms(terms, weights, count=None)
+        return mean if self.empty == "zero" else mean / (weights != 0).any()

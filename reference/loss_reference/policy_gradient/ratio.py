@@ -6,7 +6,9 @@ from typing import Final
 
 from torch import Tensor
 
-__all__ = ["MAX_LOG_RATIO", "mean_over_tokens", "probability_ratio", "ratio_of"]
+from loss_reference.contract import Option
+
+__all__ = ["LOG_RATIO_CLAMP", "MAX_LOG_RATIO", "mean_over_tokens", "probability_ratio", "ratio_of"]
 
 MAX_LOG_RATIO: Final = 70.0
 """Where the exponent of a ratio saturates, in nats: e^70 = 2.5e30 still fits float32 when multiplied and summed.
@@ -15,10 +17,17 @@ Ordinary training stays below 20, so this changes nothing there. It is the same 
 exponent: clamping e^x itself would leave the gradient inf * 0 = NaN. Beyond it value and gradient are those of a constant.
 """
 
+LOG_RATIO_CLAMP: Final = Option(values=(None, 0.5, 20.0))
+"""The values of ``log_ratio_clamp`` worth trying: off, one that acts everywhere, and that of verl and OpenRLHF."""
 
-def probability_ratio(lp: Tensor, lp_old: Tensor) -> Tensor:
-    """Return rho = exp(lp - lp_old), the exponent at most ``MAX_LOG_RATIO``."""
-    return ratio_of(lp - lp_old)
+
+def probability_ratio(lp: Tensor, lp_old: Tensor, clamp: float | None = None) -> Tensor:
+    """Return rho = exp(lp - lp_old), the exponent at most ``MAX_LOG_RATIO``; with ``clamp`` it is kept within +-clamp.
+
+    Beyond the clamp the gradient is 0.
+    """
+    delta = lp - lp_old
+    return ratio_of(delta if clamp is None else delta.clamp(-clamp, clamp))
 
 
 def ratio_of(log_ratio: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
 from loss_reference.registry import register
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
-__all__ = ["OnPolicyLoss", "ReinforceLoss", "on_policy", "reinforce"]
+__all__ = ["GPGLoss", "OnPolicyLoss", "ReinforceLoss", "on_policy", "reinforce"]
 
 
 def reinforce(lp: Tensor, A: Tensor) -> Tensor:
@@ -47,6 +47,19 @@ class ReinforceLoss(TokenLevelLoss, PolicyLoss):
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         return reinforce(lp, token_constant(batch, "advantages", m))
+
+
+@register("gpg")
+class GPGLoss(ReinforceLoss):
+    """GPG: L = aggregate of -A lp, the loss of ``ReinforceLoss`` with advantages of its own, ``gpg_advantages``.
+
+    Inputs, shapes, range, gradient, config and errors as ``ReinforceLoss``; no old policy, no clip, no penalty.
+
+    Source: arXiv 2504.02546; verl ``gpg``.
+    """
+
+    contract = refine(ReinforceLoss.contract, baseline="reinforce")
+    strict_config = True
 
 
 @register("on_policy")

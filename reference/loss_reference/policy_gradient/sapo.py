@@ -9,7 +9,7 @@ from loss_reference.contract import Option
 from loss_reference.interface import Batch
 from loss_reference.logprobs import token_constant
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
-from loss_reference.policy_gradient.ratio import probability_ratio
+from loss_reference.policy_gradient.ratio import LOG_RATIO_CLAMP, probability_ratio
 from loss_reference.reduction import AGGREGATIONS
 from loss_reference.registry import register
 from loss_reference.settings import Setting
@@ -36,8 +36,9 @@ class SAPOLoss(TokenLevelLoss, PolicyLoss):
     ``global_valid_seqs``. Any real result; -2 A / tau on policy, which is not -A. Only the policy receives gradient:
     dl/dlp = -4 A rho s (1 - s), s = sigma(tau (rho - 1)), on policy -A.
 
-    Config: ``tau_pos`` (1, above 0) for A > 0, ``tau_neg`` (1.05, above 0) elsewhere; ``aggregation``
-    (``"seq_mean_token_mean"``); ``max_length`` (above 0, needed by ``"fixed"``).
+    Config: ``tau_pos`` (1, above 0) for A > 0, ``tau_neg`` (1.05, above 0) elsewhere; ``log_ratio_clamp`` (None; above 0:
+    lp - lp_old is kept within it, either way; verl 20); ``aggregation`` (``"seq_mean_token_mean"``, the only one of verl);
+    ``max_length`` (above 0, needed by ``"fixed"``).
 
     Raises:
         ValueError: shapes that do not belong together, a token id outside the vocabulary.
@@ -53,13 +54,15 @@ class SAPOLoss(TokenLevelLoss, PolicyLoss):
         options={
             "tau_pos": Option(values=(0.5, 1.0, 2.0)),
             "tau_neg": Option(values=(0.5, 1.05, 2.0)),
+            "log_ratio_clamp": LOG_RATIO_CLAMP,
             **AGGREGATION_OPTIONS,
         },
     )
     aggregation = Setting("seq_mean_token_mean", choices=AGGREGATIONS)
     tau_pos = Setting(1.0, above=0.0)
     tau_neg = Setting(1.05, above=0.0)
+    log_ratio_clamp = Setting[float | None](None, above=0.0, optional=True)
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
-        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m))
+        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m), self.log_ratio_clamp)
         return sapo(rho, token_constant(batch, "advantages", m), self.tau_pos, self.tau_neg)

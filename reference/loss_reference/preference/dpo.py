@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss_reference.contract import Contract, Option
-from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
 from loss_reference.pairs import mean_of_pairs, split_pairs
+from loss_reference.preference.layout import PAIR_LAYOUT, PairedLoss
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
@@ -41,7 +42,7 @@ def sequence_log_ratio(batch: Batch, model_outputs: Outputs, average: bool = Fal
 
 
 @register("dpo")
-class DPOLoss(LossFunction):
+class DPOLoss(PairedLoss):
     """DPO: L = mean over pairs of -log sigma(beta (h_w - h_l)), h_b = sum_t m (lp - lp_ref).
 
     Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids``), ``reference_policy_logprobs``
@@ -50,7 +51,8 @@ class DPOLoss(LossFunction):
     d/dh_w = -beta sigma(-beta delta) per pair.
 
     Config: ``beta`` (0.1, above 0); ``label_smoothing`` (0, conservative DPO as in OpenRLHF and torchtune, at most 1/2);
-    ``average_log_probs`` (False; True divides each h by its length, TRL ``sigmoid_norm``).
+    ``average_log_probs`` (False; True divides each h by its length, TRL ``sigmoid_norm``); ``pair_layout``
+    (``"interleaved"``, as NeMo RL lays pairs out; ``"halves"`` as TRL, Liger and OpenRLHF: chosen rows first).
 
     Raises:
         ValueError: an odd number of rows, shapes that do not belong together, a token id outside the vocabulary.
@@ -70,13 +72,14 @@ class DPOLoss(LossFunction):
             "beta": Option(values=(0.1, 1.0)),
             "label_smoothing": Option(values=(0.0, 0.1)),
             "average_log_probs": Option(values=(False, True)),
+            "pair_layout": PAIR_LAYOUT,
         },
     )
     beta = Setting(0.1, above=0.0)
     label_smoothing = Setting(0.0, least=0.0, most=0.5)
     average_log_probs = Setting(False)
 
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         h, w = sequence_log_ratio(batch, model_outputs, self.average_log_probs)
         h_w, h_l = split_pairs(h)
         return mean_of_pairs(dpo(h_w - h_l, self.beta, self.label_smoothing), w, batch)

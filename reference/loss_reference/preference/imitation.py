@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from loss_reference.contract import Option
-from loss_reference.interface import Batch, LossFunction, Outputs
-from loss_reference.logprobs import trained_logprobs
+from loss_reference.interface import Batch, Outputs
+from loss_reference.logprobs import next_token_logprobs, trained_logprobs
 from loss_reference.pairs import mean_of_pairs
 from loss_reference.preference.dpo import dpo
+from loss_reference.preference.layout import PairedLoss
 from loss_reference.preference.pairwise import BETA, MONOTONE, active_pairs, pair_contract, trained_lengths
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.shapes import require_shape
+from loss_reference.token_level import refine
 
-__all__ = ["CPOLoss", "ORPOLoss", "log1mexp", "log_odds", "orpo"]
+__all__ = ["CPOLoss", "ORPOLoss", "every_token", "log1mexp", "log_odds", "orpo"]
 
 CLOSEST_TO_CERTAIN: Final = -torch.finfo(torch.float32).eps
 """The log-probability nearest to 0 that a float32 softmax can tell from it: odds of 8 million to 1."""
@@ -36,45 +40,85 @@ def log_odds(p: Tensor) -> Tensor:
     return p - log1mexp(p)
 
 
-def orpo(p_w: Tensor, p_l: Tensor, beta: float = 0.1) -> Tensor:
-    """Return -p_w - beta log sigma(log odds(p_w) - log odds(p_l)), one term per pair.
+def orpo(nll_w: Tensor, p_w: Tensor, p_l: Tensor, beta: float = 0.1) -> Tensor:
+    """Return nll_w - beta log sigma(log odds(p_w) - log odds(p_l)), one term per pair.
 
     Args:
+        nll_w: what imitates the chosen answer [N], usually -p_w.
         p_w, p_l: mean log-probability of the tokens of the chosen and of the rejected answer [N], at most 0.
         beta: weight of the preference, the paper's lambda, above 0.
     """
-    return -p_w - beta * F.logsigmoid(log_odds(p_w) - log_odds(p_l))
+    return nll_w - beta * F.logsigmoid(log_odds(p_w) - log_odds(p_l))
+
+
+def every_token(batch: Batch, like: Tensor) -> Tensor:
+    """Return [B, S-1]: the row weight at every next token that exists, prompt included, and 0 at padding behind it.
+
+    ``input_lengths`` [B] counts the tokens of a row; without it a row has no padding.
+
+    Raises:
+        ValueError: ``input_lengths`` is not [B].
+    """
+    weights = row_weights(batch, like).unsqueeze(1).expand(like.shape)
+    if "input_lengths" not in batch:
+        return weights
+    require_shape("input_lengths", batch["input_lengths"], (like.shape[0],), "one length per row")
+    position = torch.arange(1, like.shape[1] + 1, device=like.device)
+    return torch.where(position < batch["input_lengths"].detach().unsqueeze(1), weights, 0.0)
 
 
 @register("orpo")
-class ORPOLoss(LossFunction):
+class ORPOLoss(PairedLoss):
     """ORPO: l = -p_w - beta log sigma(log odds(p_w) - log odds(p_l)), odds(p) = exp(p) / (1 - exp(p)), p the mean of lp.
 
     Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, -p_w + beta log 2 at equal p. The first
-    term is the NLL of the chosen answer, its trained tokens only (TRL includes the prompt), one mean per answer. An
-    answer without trained tokens has no odds: its pair counts as one of equal odds.
-    dl/dp_w = -1 - beta sigma(-z) / (1 - exp(p_w)), z the difference of log odds.
+    term is the NLL of the chosen answer, one mean per answer. An answer without trained tokens has no odds: its pair
+    counts as one of equal odds. dl/dp_w = -1 - beta sigma(-z) / (1 - exp(p_w)), z the difference of log odds.
 
-    Config: ``beta`` (0.1, above 0), the paper's lambda.
+    Config: ``beta`` (0.1, above 0), the paper's lambda; ``nll_span`` (``"response"``: the NLL is that of the trained
+    tokens, Liger's default; ``"full"``: of prompt and response as in TRL, that is of all tokens before
+    ``input_lengths`` [B], or of the whole row when the batch does not say how long its rows are).
 
     Source: arXiv 2403.07691.
     """
 
-    contract = pair_contract(direction={**MONOTONE, "beta": +1}, facts={"length_normalized": True}, beta=BETA)
+    contract = pair_contract(
+        direction={**MONOTONE, "beta": +1},
+        facts={"length_normalized": True},
+        beta=BETA,
+        nll_span=Option(values=("response", "full")),
+    )
     beta = Setting(0.1, above=0.0)
+    nll_span = Setting("response", choices=("response", "full"))
 
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.nll_span == "full":
+            reason = "the NLL covers the prompt on purpose"
+            laws = dict.fromkeys(("mask_value", "mask_extreme", "mask_gradient"), reason)
+            self.contract = refine(self.contract, length_normalized=False, exempt={**self.contract.exempt, **laws})
+
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         n, w = trained_lengths(m), row_weights(batch, lp)
-        p_w, p_l = active_pairs(lp.sum(dim=1) / n.clamp(min=1), w)
+        p = lp.sum(dim=1) / n.clamp(min=1)
+        p_w, p_l = active_pairs(p, w)
+        nll_w, _ = active_pairs(self._nll(batch, model_outputs, p), w)
         n_w, n_l = active_pairs(n, w)
-        without_odds = -p_w + self.beta * math.log(2)
-        terms = torch.where((n_w > 0) & (n_l > 0), orpo(p_w, p_l, self.beta), without_odds)
+        without_odds = nll_w + self.beta * math.log(2)
+        terms = torch.where((n_w > 0) & (n_l > 0), orpo(nll_w, p_w, p_l, self.beta), without_odds)
         return mean_of_pairs(terms, w, batch)
+
+    def _nll(self, batch: Batch, model_outputs: Outputs, p: Tensor) -> Tensor:
+        if self.nll_span == "response":
+            return -p
+        everything = every_token(batch, batch["token_mask"][:, 1:].to(p))
+        lp = next_token_logprobs(batch, model_outputs, everything)
+        return -lp.sum(dim=1) / trained_lengths(everything).clamp(min=1)
 
 
 @register("cpo")
-class CPOLoss(LossFunction):
+class CPOLoss(PairedLoss):
     """CPO: l = -(1 - e) log sigma(x) - e log sigma(-x) - alpha p_w / n_w, x = beta (p_w - p_l), p the sum of lp.
 
     Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, log 2 - alpha p_w / n_w at equal p. The
@@ -96,7 +140,7 @@ class CPOLoss(LossFunction):
     alpha = Setting(1.0, least=0.0)
     label_smoothing = Setting(0.0, least=0.0, most=0.5)
 
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         n, w = trained_lengths(m), row_weights(batch, lp)
         p = lp.sum(dim=1)

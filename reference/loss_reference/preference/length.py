@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from loss_reference.contract import Option
-from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.interface import Batch, Outputs
 from loss_reference.pairs import mean_of_pairs, split_pairs
 from loss_reference.preference.dpo import dpo
+from loss_reference.preference.layout import PairedLoss
 from loss_reference.preference.pairwise import (
     BETA,
     PairLoss,
@@ -72,7 +73,7 @@ class LDDPOLoss(PairLoss):
 
 
 @register("r_dpo")
-class RDPOLoss(LossFunction):
+class RDPOLoss(PairedLoss):
     """R-DPO: l = -log sigma(beta (h_w - h_l) + alpha (n_w - n_l)), n the number of trained tokens.
 
     Inputs and errors as in ``PairLoss``. At least 0, softplus(-alpha (n_w - n_l)) at policy = reference; ``dpo`` for
@@ -87,7 +88,7 @@ class RDPOLoss(LossFunction):
     beta = Setting(0.1, above=0.0)
     alpha = Setting(0.01, least=0.0)
 
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         ratio, m = token_log_ratio(batch, model_outputs)
         w = row_weights(batch, ratio)
         h_w, h_l = active_pairs(ratio.sum(dim=1), w)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from loss_reference.contract import Option
+from loss_reference.groups import mean_of_groups
 from loss_reference.interface import Batch, Outputs
 from loss_reference.preference.dpo import dpo
 from loss_reference.preference.f_divergence import LARGEST_EXPONENT
+from loss_reference.preference.groupwise import active_groups
 from loss_reference.preference.pairwise import BETA, MONOTONE, PairLoss, pair_contract, sequence_logprob
 from loss_reference.registry import register
-from loss_reference.settings import Setting
+from loss_reference.settings import ConfigError, Setting
+from loss_reference.token_level import refine
 
 __all__ = ["AlphaPOLoss", "SLiCHFLoss", "SimPOLoss", "alpha_reward", "simpo", "slic_hf"]
 
@@ -51,28 +57,31 @@ def slic_hf(p_w: Tensor, p_l: Tensor, delta: float = 1.0) -> Tensor:
 class SimPOLoss(PairLoss):
     """SimPO: l = -log sigma(beta (p_w - p_l) - gamma), p = mean of lp over the trained tokens of an answer.
 
-    Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, softplus(gamma) at equal p. No NLL term:
-    TRL adds one unless ``cpo_alpha`` is 0.
+    Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, softplus(gamma) at equal p.
 
-    Config: ``beta`` (0.1, above 0); ``gamma`` (0.5, at least 0; beta times Open-Instruct's ``gamma_beta_ratio``).
+    Config: ``beta`` (0.1, above 0); ``gamma`` (0.5, at least 0; beta times Open-Instruct's ``gamma_beta_ratio``);
+    ``nll_weight`` (0, at least 0): adds ``nll_weight`` times -p_w, the NLL of the chosen answer, one mean per answer. TRL
+    (``cpo_alpha``) and Liger's module (``alpha``) add it with weight 1 unless told otherwise.
 
     Source: arXiv 2405.14734.
     """
 
     contract = pair_contract(
-        direction={**MONOTONE, "gamma": +1},
+        direction={**MONOTONE, "gamma": +1, "nll_weight": +1},
         facts={"length_normalized": True},
         beta=BETA,
         gamma=Option(values=(0.0, 0.5, 2.0)),
+        nll_weight=Option(values=(0.0, 1.0)),
     )
     beta = Setting(0.1, above=0.0)
     gamma = Setting(0.5, least=0.0)
+    nll_weight = Setting(0.0, least=0.0)
 
     def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
         return sequence_logprob(batch, model_outputs, average=True)
 
     def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
-        return simpo(p_w - p_l, self.beta, self.gamma)
+        return simpo(p_w - p_l, self.beta, self.gamma) - self.nll_weight * p_w
 
 
 @register("alphapo")
@@ -107,18 +116,49 @@ class AlphaPOLoss(PairLoss):
 
 @register("slic_hf")
 class SLiCHFLoss(PairLoss):
-    """SLiC-HF: l = max(0, delta - p_w + p_l), p = sum of lp over the trained tokens of an answer.
+    """SLiC-HF: l = max(0, delta - p_w + p_l) - lambda p_target, p = sum of lp over the trained tokens of an answer.
 
-    Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, delta at equal p. The regulariser of the
-    paper, -lambda log pi of a target answer, is a loss of its own (``nll``). dl/dp_w = -1 inside the margin, 0 outside.
+    Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, delta at equal p and lambda = 0.
+    dl/dp_w = -1 inside the margin, 0 outside. With lambda above 0 the rows come in threes, (chosen, rejected, target): the
+    target is the answer imitated, and a triple weighs the smallest of its rows' weights.
 
-    Config: ``delta`` (1.0, above 0), the margin in nats of log-probability.
+    Config: ``delta`` (1.0, above 0), the margin in nats of log-probability; ``lambda_`` (0, at least 0), the weight of the
+    NLL of the target, a sum over its tokens.
+
+    Raises:
+        ConfigError: also ``pair_layout="halves"`` with ``lambda_`` above 0.
 
     Source: arXiv 2305.10425.
     """
 
-    contract = pair_contract(direction={**MONOTONE, "delta": +1}, delta=Option(values=(0.1, 1.0, 10.0)))
+    contract = pair_contract(
+        direction={**MONOTONE, "delta": +1}, delta=Option(values=(0.1, 1.0, 10.0)), lambda_=Option(values=(0.0,))
+    )
     delta = Setting(1.0, above=0.0)
+    lambda_ = Setting(0.0, least=0.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.lambda_ == 0:
+            return
+        if self.pair_layout == "halves":
+            raise ConfigError(
+                f"{type(self).__name__}: pair_layout='halves' with lambda_={self.lambda_}; with a target, rows come in "
+                "threes (chosen, rejected, target)"
+            )
+        # What lambda_ = 0 and halves want is pairs, not threes.
+        on_threes = {
+            "lambda_": Option(values=(self.lambda_, 2 * self.lambda_)),
+            "pair_layout": Option((self.pair_layout,)),
+        }
+        self.contract = refine(self.contract, group_size=3, options={**self.contract.options, **on_threes})
+
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        if self.lambda_ == 0:
+            return super().paired_loss(batch, model_outputs)
+        p, w = self.scores(batch, model_outputs)
+        p_w, p_l, p_target = active_groups(p, w, 3).unbind(dim=1)
+        return mean_of_groups(self.terms(p_w, p_l) - self.lambda_ * p_target, w, batch, 3)
 
     def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
         return sequence_logprob(batch, model_outputs)

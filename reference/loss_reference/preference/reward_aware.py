@@ -6,26 +6,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss_reference.contract import Option
-from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.interface import Batch, Outputs
 from loss_reference.pairs import mean_of_pairs
 from loss_reference.preference.bernoulli import bernoulli_kl
 from loss_reference.preference.dpo import dpo, sequence_log_ratio
-from loss_reference.preference.pairwise import BETA, active_pairs, pair_contract
+from loss_reference.preference.layout import PairedLoss
+from loss_reference.preference.pairwise import BETA, MONOTONE, active_pairs, pair_contract, row_constant
 from loss_reference.registry import register
 from loss_reference.settings import Setting
-from loss_reference.shapes import require_shape
 
 __all__ = [
     "ODPOLoss",
     "REBELLoss",
     "RPOBwdKLLoss",
     "RPOFwdKLLoss",
+    "RPOScaleLoss",
     "RPOSqLoss",
     "RewardAwareLoss",
     "odpo",
     "rebel",
     "rpo_bwd_kl",
     "rpo_fwd_kl",
+    "rpo_scale",
     "rpo_sq",
 ]
 
@@ -45,6 +47,11 @@ def rpo_bwd_kl(x: Tensor, y: Tensor) -> Tensor:
     return bernoulli_kl(y, F.logsigmoid(x), F.logsigmoid(-x))
 
 
+def rpo_scale(delta: Tensor, gap: Tensor, beta: float = 0.2) -> Tensor:
+    """Return -|gap| log sigma(beta delta): delta = h_w - h_l [N], gap the difference of rewards [N]."""
+    return gap.abs() * dpo(delta, beta)
+
+
 def rebel(delta: Tensor, gap: Tensor, eta: float = 1.0) -> Tensor:
     """Return (delta / eta - gap)^2: delta = h_w - h_l [N], gap the difference of rewards [N], eta above 0."""
     return (delta / eta - gap) ** 2
@@ -55,7 +62,7 @@ def odpo(delta: Tensor, gap: Tensor, beta: float = 0.1, alpha: float = 1.0) -> T
     return dpo(beta * delta - alpha * gap, beta=1.0)
 
 
-class RewardAwareLoss(LossFunction):
+class RewardAwareLoss(PairedLoss):
     """L = mean over pairs of ``terms(delta, gap)``: delta = h_w - h_l, gap = rewards of chosen minus rejected.
 
     Reads what ``PairLoss`` reads, and ``batch["rewards"]`` [B], one constant per row. Only the policy receives gradient.
@@ -70,11 +77,10 @@ class RewardAwareLoss(LossFunction):
         """Return [B/2] terms from log-ratio and reward differences [B/2]."""
         raise NotImplementedError(f"{type(self).__name__} must define terms(self, delta, gap)")
 
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         h, w = sequence_log_ratio(batch, model_outputs)
-        require_shape("rewards", batch["rewards"], tuple(h.shape), "one reward per row")
         h_w, h_l = active_pairs(h, w)
-        rewards_w, rewards_l = active_pairs(batch["rewards"].detach().to(h), w)
+        rewards_w, rewards_l = active_pairs(row_constant(batch, "rewards", h), w)
         return mean_of_pairs(self.terms(h_w - h_l, rewards_w - rewards_l), w, batch)
 
 
@@ -138,6 +144,26 @@ class RPOBwdKLLoss(RewardAwareLoss):
 
     def terms(self, delta: Tensor, gap: Tensor) -> Tensor:
         return rpo_bwd_kl(self.beta * delta, self.eta * gap)
+
+
+@register("rpo_scale")
+class RPOScaleLoss(RewardAwareLoss):
+    """Reward-aware, scaled: l = -|reward_w - reward_l| log sigma(beta (h_w - h_l)).
+
+    Inputs and errors as in ``RewardAwareLoss``. At least 0, |reward_w - reward_l| log 2 at policy = reference; ``dpo`` with
+    the same beta where the rewards are 1 apart, and 0, with no gradient, where they are equal. Each pair is weighed by
+    its own gap (NeMo-Aligner multiplies the vector of gaps by the mean over the batch).
+
+    Config: ``beta`` (0.2, above 0).
+
+    Source: NeMo-Aligner ``scale``, beside the losses of arXiv 2406.11704.
+    """
+
+    contract = pair_contract(direction=MONOTONE, beta=Option(values=(0.1, 0.2, 1.0)))
+    beta = Setting(0.2, above=0.0)
+
+    def terms(self, delta: Tensor, gap: Tensor) -> Tensor:
+        return rpo_scale(delta, gap, self.beta)
 
 
 @register("rebel")

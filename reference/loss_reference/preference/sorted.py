@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
 from loss_reference.pairs import pair_weights
 from loss_reference.preference.dpo import dpo, sequence_log_ratio
+from loss_reference.preference.layout import PairedLoss
 from loss_reference.preference.pairwise import BETA, active_pairs, pair_contract
 from loss_reference.reduction import mean_of_terms, row_weights
 from loss_reference.registry import register
@@ -44,7 +45,7 @@ def quantile_differences(a: Tensor, b: Tensor, weights: Tensor) -> tuple[Tensor,
 
 
 @register("aot")
-class AOTLoss(LossFunction):
+class AOTLoss(PairedLoss):
     """AOT, paired: l = -log sigma(beta d), d = sort(p_w - p_l) - sort(ref_w - ref_l), p and ref sums of lp and lp_ref.
 
     Inputs and errors as in ``PairLoss``, except that ``global_valid_seqs`` is not read: the margins of the batch are
@@ -60,7 +61,7 @@ class AOTLoss(LossFunction):
     contract = pair_contract(facts={"normalizer": "local", "coupled": True}, beta=BETA)
     beta = Setting(0.1, above=0.0)
 
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
         p_w, p_l = active_pairs(lp.sum(dim=1), w)
@@ -70,7 +71,7 @@ class AOTLoss(LossFunction):
 
 
 @register("aot_unpaired")
-class AOTUnpairedLoss(LossFunction):
+class AOTUnpairedLoss(PairedLoss):
     """AOT, unpaired: l = -log sigma(beta d), d = sort(h_w) - sort(h_l), h = sum_t m (lp - lp_ref).
 
     Inputs and errors as in ``PairLoss``, except that ``global_valid_seqs`` is not read: the log-ratios of all chosen and
@@ -86,7 +87,7 @@ class AOTUnpairedLoss(LossFunction):
     contract = pair_contract(facts={"normalizer": "local", "coupled": True}, beta=BETA)
     beta = Setting(0.1, above=0.0)
 
-    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         h, w = sequence_log_ratio(batch, model_outputs)
         h_w, h_l = active_pairs(h, w)
         d, v = quantile_differences(h_w, h_l, pair_weights(w))

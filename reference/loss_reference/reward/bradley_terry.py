@@ -7,10 +7,9 @@ from torch import Tensor
 
 from loss_reference.contract import Contract
 from loss_reference.interface import Batch, LossFunction, Outputs
-from loss_reference.pairs import mean_of_pairs, pair_weights, split_pairs
-from loss_reference.reduction import keep_active, row_weights
+from loss_reference.pairs import mean_of_pairs
 from loss_reference.registry import register
-from loss_reference.shapes import require_shape
+from loss_reference.reward.scores import pair_scores
 
 __all__ = ["BradleyTerryLoss", "bradley_terry"]
 
@@ -45,9 +44,5 @@ class BradleyTerryLoss(LossFunction):
     strict_config = True
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        rewards = model_outputs["rewards"]
-        require_shape("rewards", rewards, ("B",), "one score per row")
-        r_w, r_l = split_pairs(rewards, "rewards")
-        w = row_weights(batch, rewards)
-        active = pair_weights(w)
-        return mean_of_pairs(bradley_terry(keep_active(r_w, active), keep_active(r_l, active)), w, batch)
+        r_w, r_l, w = pair_scores(batch, model_outputs)
+        return mean_of_pairs(bradley_terry(r_w, r_l), w, batch)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor
 
 from loss_reference.contract import Contract, Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import trained_logprobs
 from loss_reference.registry import register
-from loss_reference.settings import ConfigError, Setting
+from loss_reference.settings import Setting
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss
 
 __all__ = ["NLLLoss"]
@@ -44,12 +41,7 @@ class NLLLoss(TokenLevelLoss):
         direction={"next_token_logprobs": -1},
         options={**AGGREGATION_OPTIONS, "chunk_size": Option(values=(None, 1, 3), inert=True)},
     )
-    chunk_size = Setting[int | None](None, least=1, optional=True)
-
-    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        super().__init__(config)
-        if self.chunk_size is not None and not isinstance(self.chunk_size, int):
-            raise ConfigError(f"{type(self).__name__}: chunk_size={self.chunk_size!r}; expected a whole number")
+    chunk_size = Setting[int | None](None, least=1, optional=True, whole=True)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs, self.chunk_size)

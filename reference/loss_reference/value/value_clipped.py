@@ -8,7 +8,7 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant
-from loss_reference.reduction import global_count, keep_active, mean_of_terms, token_weights
+from loss_reference.reduction import keep_active, token_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
@@ -36,7 +36,18 @@ class ValueClippedLoss(ValueMSELoss):
     predicted values receive gradient: dL/dv = scale m (v - R) / T_g, 0 where the clipped error is the larger one and v is
     beyond its bound.
 
-    Config: ``value_clip`` c (0.2, above 0; TRL and torchtune; verl and OpenRLHF 0.5), ``scale`` (1, above 0).
+    Config: that of ``ValueMSELoss`` and ``value_clip`` c (0.2, above 0; TRL and torchtune; verl and OpenRLHF 0.5; NeMo RL
+    does not clip unless told to, ``value_mse``).
+
+    ============ ================== ========== ==================
+    to reproduce ``value_clip``     ``scale``  ``normalizer``
+    ============ ================== ========== ==================
+    NeMo RL      as set             1          ``"global"``
+    OpenRLHF     0.5                1          ``"global"``
+    verl         0.5                1          ``"local_or_nan"``
+    TRL          0.2                0.1        ``"local_or_nan"``
+    torchtune    0.2                0.1        ``"local"``
+    ============ ================== ========== ==================
 
     Raises:
         ValueError: shapes that do not belong together.
@@ -61,5 +72,4 @@ class ValueClippedLoss(ValueMSELoss):
         m = token_weights(batch, values[:, 1:])
         v = keep_active(values[:, 1:], m)
         R, v_old = token_constant(batch, "returns", m), token_constant(batch, "values", m)
-        terms = value_clipped(v, R, v_old, self.value_clip)
-        return self.scale * mean_of_terms(terms, m, global_count(batch, "global_valid_toks"))
+        return self.reduce(value_clipped(v, R, v_old, self.value_clip), m, batch)

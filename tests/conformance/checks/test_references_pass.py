@@ -4,17 +4,8 @@ import pytest
 
 from loss_conformance import check_loss
 from loss_conformance.verdict import Status
-from loss_reference import registry
+from tests.conformance.checks.every_reference import CONFIGS, LOSSES
 
-CONFIGS = {
-    "ComposedLoss": {"loss_functions": [{"type": "dpo"}, {"type": "nll", "weight": 0.5}]},
-    "DynamicWeightLoss": {"loss_functions": [{"type": "dpo"}, {"type": "nll"}], "base_weights": [1.0, 0.5]},
-    "MultiObjectiveLoss": {"objectives": ["dpo", "sft"], "weights": [1.0, 0.5]},
-    "DrGRPOLoss": {"max_length": 16},
-}
-# Several names may stand for one class, and other tests register losses of their own.
-REGISTERED = {registry.get(name) for name in registry.names()}
-LOSSES = sorted((c for c in REGISTERED if c.__module__.startswith("loss_reference.")), key=lambda cls: cls.__name__)
 # One or two of each kind are tried at length.
 AT_LENGTH = {
     "AdaptiveLoss",

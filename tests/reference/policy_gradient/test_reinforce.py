@@ -50,10 +50,18 @@ def test_cispo_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "expected"), [(0.2, (0.2, 0.2, 0.2)), (1.25, (1.25, 1.0, 0.5)), (5.0, (1.5, 1.0, 0.5))]
+    ("bound", "clip_max", "expected"),
+    [
+        ("relative", 0.2, (1.2, 1.0, 0.8)),
+        ("absolute", 0.2, (0.2, 0.2, 0.2)),
+        ("absolute", 1.25, (1.25, 1.0, 0.5)),
+        ("absolute", 5.0, (1.5, 1.0, 0.5)),
+        ("upper", 0.272, (1.272, 1.0, 0.5)),
+    ],
 )
-def test_cispo_with_an_absolute_bound(bound: float, expected: tuple[float, float, float]) -> None:
-    value, gradient = value_and_gradient(CISPOLoss({"absolute_bound": bound}), BATCH, OUTPUTS, FIELD)
+def test_cispo_by_the_bound_of_each_library(bound: str, clip_max: float, expected: tuple[float, float, float]) -> None:
+    loss = CISPOLoss({"weight_bound": bound, "ratio_clip_max": clip_max})
+    value, gradient = value_and_gradient(loss, BATCH, OUTPUTS, FIELD)
     w = torch.tensor([[expected[0], expected[1]], [expected[2], 0]], dtype=torch.float64)
     torch.testing.assert_close(gradient, -w * A / 3)
     torch.testing.assert_close(value, (-w * A * LP).sum() / 3)
@@ -63,14 +71,17 @@ def test_cispo_keeps_the_gradient_that_ppo_drops() -> None:
     rho = torch.tensor([0.1, 5.0], dtype=torch.float64)
     assert clipped_weight(rho, 0.2, 0.3).tolist() == pytest.approx([0.8, 1.3])
     assert clipped_weight(rho, 1.0, 5.0).tolist() == pytest.approx([0.1, 5.0])
-    assert clipped_weight(rho, absolute_bound=2.0).tolist() == pytest.approx([0.1, 2.0])
+    assert clipped_weight(rho, 0.2, 2.0, "absolute").tolist() == pytest.approx([0.1, 2.0])
+    assert clipped_weight(rho, 0.2, 2.0, "upper").tolist() == pytest.approx([0.1, 3.0])
     _, gradient = value_and_gradient(CISPOLoss(), *case(2), FIELD)
     batch, _ = case(2)
     trained = batch["token_mask"][:, 1:] * batch["sample_mask"][:, None] != 0
     assert (gradient != 0).equal(trained)
 
 
-@pytest.mark.parametrize("loss", [CISPOLoss(), CISPOLoss({"absolute_bound": 1.0}), VESPOLoss()])
+@pytest.mark.parametrize(
+    "loss", [CISPOLoss(), CISPOLoss({"weight_bound": "absolute", "ratio_clip_max": 1.0}), VESPOLoss()]
+)
 def test_on_policy_they_are_reinforce(loss: CISPOLoss) -> None:
     batch, outputs = case(3, sample_mask="floats")
     outputs[FIELD] = batch["prev_logprobs"][:, 1:]
@@ -133,8 +144,8 @@ def test_vespo_bounds_of_the_log_ratio() -> None:
         (OnPolicyLoss, {"ratio_clip_min": 0.2}, "OnPolicyLoss: unknown config key 'ratio_clip_min'"),
         (
             CISPOLoss,
-            {"absolute_bound": 0.0},
-            "CISPOLoss: absolute_bound=0.0 is out of range; expected a number above 0",
+            {"weight_bound": "absolute", "ratio_clip_max": 0},
+            "CISPOLoss: ratio_clip_max=0 with weight_bound='absolute' makes every weight 0; expected a number above 0",
         ),
         (CISPOLoss, {"ratio_clip_c": 3.0}, "CISPOLoss: unknown config key 'ratio_clip_c'"),
         (VESPOLoss, {"k_neg": -1}, "VESPOLoss: k_neg=-1 is out of range; expected a number at least 0"),

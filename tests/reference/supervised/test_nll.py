@@ -136,7 +136,7 @@ def test_small_differences_of_large_logits_keep_their_precision() -> None:
         ),
         ({"max_length": 0}, "NLLLoss: max_length=0 is out of range; expected a number above 0"),
         ({"chunk_size": 0}, "NLLLoss: chunk_size=0 is out of range; expected a number at least 1"),
-        ({"chunk_size": 2.5}, "NLLLoss: chunk_size=2.5; expected a whole number"),
+        ({"chunk_size": 2.5}, "NLLLoss: chunk_size=2.5; expected a whole number, at least 1"),
     ],
 )
 def test_config_errors(config: dict[str, object], message: str) -> None:

@@ -1,0 +1,39 @@
+"""A case moved by one rounding: what a result may differ by for want of precision alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.case import Case
+
+__all__ = ["perturbed", "shifted"]
+
+
+def perturbed(case: Case, seed: int, eps: float) -> Case:
+    """Return the case with every real input moved by one rounding, eps / 2 of itself, up or down at random."""
+    generator = torch.Generator().manual_seed(seed)
+    moved: dict[str, Tensor] = {}
+    for slot in case.slots():
+        tensor = case.tensor(slot)
+        if slot.movable:
+            sign = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
+            moved[slot.key] = tensor * (1 + sign * eps / 2)
+    return case.with_tensors(moved)
+
+
+def shifted(case: Case, seed: int, eps: float) -> Case:
+    """Return the case with every trained number moved by eps (1 + |x|): as one rounding of an intermediate of unit size.
+
+    All go up for seed 0 and down for seed 1, which crosses every clip they are near; each its own way for other seeds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    moved: dict[str, Tensor] = {}
+    for slot in case.slots():
+        tensor = case.tensor(slot)
+        if slot.movable and slot.trainable and slot.role != "probabilities":
+            sign = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
+            sign = torch.full_like(sign, 1 - 2 * seed) if seed < 2 else sign
+            there = tensor + sign * eps * (1 + tensor.abs())
+            moved[slot.key] = there.clamp(max=0.0) if slot.role == "logprobs" else there
+    return case.with_tensors(moved)

@@ -1,0 +1,230 @@
+"""Rest: a loss that imitates has nothing left to say where the model already equals what it imitates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.slot import Slot
+from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
+from loss_conformance.report.numbers import number
+from loss_conformance.subject.parameter_names import meaning_of
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["rests_at_returns", "rests_at_teacher"]
+
+STEPS: Final = (0.5, 0.1, 0.02)
+"""How far the model is moved down the gradient, in logits or values, to see whether L falls."""
+
+OUTSIDE_TOPK: Final = 60.0
+"""How far below the teacher's lowest known score the student's others are put: e^-60 of its probability."""
+
+TEMPERATURE: Final = re.compile(r"(.*_)?(temperature|temp|tau|t)(_.*)?", re.IGNORECASE)
+ONE_SIDE: Final = re.compile("teacher|student|target|sharp", re.IGNORECASE)
+"""Names of a temperature that is meant for one side: teachers are sharpened on purpose."""
+
+
+@check(
+    group="positivity",
+    statement="Where the student equals the teacher the gradient of a distillation loss is 0: no step lowers L.",
+    over=("typical", "full"),
+    why="A divergence is smallest at equality; any other minimum teaches the student something the teacher does not say.",
+    cause="a temperature on one side only, a softmax missing on one side or over another axis, log-probabilities taken for "
+    "probabilities, or a hard-label term left in.",
+    fix="Treat both sides alike: log_softmax(z / T) of student and teacher over the vocabulary, then the divergence.",
+    seen_in="huggingface/trl@63a78d9e5",
+    applies=lambda trial: _unless_family(trial, "distillation"),
+    own_batch=True,
+)
+def rests_at_teacher(trial: Trial) -> None:
+    trial.compare_in_float32()
+    student, case = _at_teacher(_without_optional_labels(trial.case))
+    _require_nothing_else(trial, case, (student,))
+    labelled = any(slot.role in ("token_ids", "labels") and slot.kind != TOPK_INDICES for slot in case.slots())
+    heat = [name for name in trial.bench.subject.settings if TEMPERATURE.fullmatch(name)]
+    if any(ONE_SIDE.search(name) for name in heat):
+        raise NotExercised(f"{' and '.join(heat)}: the two sides are meant to differ")
+    weighed = labelled and bool(set(trial.bench.subject.settings) - set(heat))
+    if weighed and _fall(trial, case, student, None) is not None:
+        raise NotExercised("a hard-label term pulls elsewhere, and a setting may say how much")
+    _require_rest(trial, case, student, guessed=labelled, cause=HARD_LABELS if labelled else "")
+    if len(heat) != 1 or labelled:
+        return
+    for name, value, loss in _variants(trial, heat):
+        # At rest with one temperature and not with another: nothing but a temperature on one side does that.
+        _require_rest(trial, case, student, loss, guessed=trial.foreign, changed=f"{name} = {number(value)}", sure=True)
+
+
+@check(
+    group="positivity",
+    statement="Where the predicted values equal the returns (and the old values) the gradient of a value loss is 0.",
+    over=("typical", "full", "holes"),
+    why="A critic that is right must be left alone; a loss that moves it compares each value with another token's return.",
+    cause="values and returns sliced by one differently, flattened in another order, or a bias added to one of them.",
+    fix="Slice values and returns alike: entry t of both speaks of token t.",
+    seen_in="volcengine/verl@f147ede20",
+    applies=lambda trial: _unless_family(trial, "value"),
+    own_batch=True,
+)
+def rests_at_returns(trial: Trial) -> None:
+    trial.compare_in_float32()
+    values = trial.case.schema.find("model_outputs.values")
+    goals = [slot for slot in trial.case.slots() if slot.kind in ("batch.returns", "batch.values")]
+    if values is None or not any(slot.kind == "batch.returns" for slot in goals):
+        raise NotExercised("it reads no returns beside the values")
+    goal = trial.case.tensor(next(slot for slot in goals if slot.kind == "batch.returns"))
+    if any(trial.case.tensor(slot).shape != goal.shape for slot in (values, *goals)):
+        raise NotExercised("values and returns have different shapes")
+    _require_nothing_else(trial, trial.case, (values,))
+    alike = {slot.key: goal.clone() for slot in (values, *goals)}
+    _require_rest(trial, trial.case.with_tensors(alike), values, guessed=False)
+
+
+TOPK_INDICES: Final = "batch.teacher_topk_indices"
+HARD_LABELS: Final = "a hard-label term, which no setting weighs, is left in; exempt the check if it is meant."
+PULLED_ELSEWHERE: Final = ("advantages", "rewards", "pairs", "logprobs", "weights", "scalar")
+
+
+def _without_optional_labels(case: Case) -> Case:
+    """Return the case without the token ids a loss can do without: with them it may add a hard-label term."""
+    for slot in case.slots():
+        if slot.optional and slot.kind == "batch.input_ids":
+            case = case.without(slot.key)
+    return case
+
+
+def _at_teacher(case: Case) -> tuple[Slot, Case]:
+    """Return the student's slot and the case in which it equals the teacher."""
+    filled = {slot.kind: slot for slot in case.slots()}
+    student = filled.get("model_outputs.logits")
+    if student is not None and student.trainable and "batch.teacher_logits" in filled:
+        return student, _copied(case, student, filled["batch.teacher_logits"])
+    if student is not None and {"batch.teacher_topk_logits", TOPK_INDICES} <= filled.keys():
+        known, ids = (case.tensor(filled[kind]) for kind in ("batch.teacher_topk_logits", TOPK_INDICES))
+        low = (known.amin(-1, keepdim=True) - OUTSIDE_TOPK).expand_as(case.tensor(student))
+        return student, case.with_tensors({student.key: low.scatter(-1, ids, known)})
+    by_name = {meaning_of(slot.name): slot for slot in case.slots() if slot.place == "argument"}
+    for ours, theirs in (("student", "teacher"), ("student_probabilities", "teacher_probabilities")):
+        if ours in by_name and theirs in by_name:
+            return by_name[ours], _copied(case, by_name[ours], by_name[theirs])
+    raise NotExercised("it reads no scores of a teacher beside those of a student")
+
+
+def _copied(case: Case, to: Slot, source: Slot) -> Case:
+    if case.tensor(to).shape != case.tensor(source).shape:
+        raise NotExercised(f"{to.key} and {source.key} have different shapes")
+    return case.with_tensors({to.key: case.tensor(source).clone()})
+
+
+def _unless_family(trial: Trial, family: str) -> str | None:
+    known = trial.facts.contract.family
+    # A foreign loss of student and teacher is known by the names of its parameters.
+    if known != family and not (known is None and trial.foreign):
+        return f"family = {known!r}"
+    return unless("coupled")(trial)
+
+
+def _require_nothing_else(trial: Trial, case: Case, model: tuple[Slot, ...]) -> None:
+    """Leave out losses that pull the model towards something else as well."""
+    base = trial.finite_base
+    if base.parameters:
+        raise NotExercised("it has parameters of its own")
+    for slot in case.slots():
+        if slot not in model and (slot.trainable or (slot.role in PULLED_ELSEWHERE and slot.kind != "rows_mask")):
+            raise NotExercised(f"{slot.key} may pull the model elsewhere")
+
+
+def _require_rest(
+    trial: Trial,
+    case: Case,
+    model: Slot,
+    loss: Any = None,
+    *,
+    guessed: bool,
+    changed: str = "",
+    cause: str = "",
+    sure: bool = False,
+) -> None:
+    """Demand that no step down the gradient of ``model`` lowers L from ``case``."""
+    fallen = _fall(trial, case, model, loss)
+    if fallen is None:
+        return
+    here, gradient, lower, step = fallen
+    bound = trial.facts.contract.lower_bound
+    below = bound is not None and float(lower) < bound - trial.value_tolerance(here).bound
+    if below and trial.facts.promised("lower_bound"):
+        guessed = False  # whatever the loss is meant to be, it promised not to go there
+    elif not sure:
+        guessed = guessed or trial.foreign or trial.facts.origin.get("family") != "declared"
+        guessed = guessed or _set_aside(trial, case, model)
+    raise Broken(
+        f"a gradient of up to {number(gradient.abs().amax())}; L falls from {number(here.value)} to {number(lower)} "
+        f"when {model.key} moves by {step:g} along it",
+        "a gradient of 0",
+        changed=", ".join(text for text in (f"{model.key} equal to what it should become", changed) if text),
+        tolerance=trial.gradient_tolerance(model.key, gradient),
+        cause=cause,
+        guessed=guessed,
+        declare="Contract(exempt={...}) where another minimum is meant" if guessed else "",
+    )
+
+
+def _fall(trial: Trial, case: Case, model: Slot, loss: Any) -> tuple[Evaluation, Tensor, Tensor, float] | None:
+    """Return (at rest, gradient there, lower value, step) when some step down the gradient lowers L, else ``None``."""
+    try:
+        here = trial.evaluate(case, loss=loss)
+    except LossRaised as raised:
+        raise NotExercised(f"it raises where the model equals what it should become: {raised}") from None
+    gradient = here.gradients.get(model.key)
+    if gradient is None or not bool(torch.isfinite(gradient).all()) or not bool(torch.isfinite(here.value)):
+        raise NotExercised("it is not finite where the model equals what it should become, which other checks say")
+    if not bool((gradient.abs() > trial.gradient_tolerance(model.key, gradient).bound).any()):
+        return None
+    for step in STEPS:
+        moved = case.tensor(model) - step * gradient / gradient.abs().amax()
+        lower = trial.evaluate(case.with_tensors({model.key: moved}), loss=loss).value
+        if float(lower) < float(here.value) - trial.value_tolerance(here).bound:
+            return here, gradient, lower, step
+    return None  # a kink: any of its slopes is a gradient
+
+
+def _set_aside(trial: Trial, case: Case, model: Slot) -> bool:
+    """Return whether the loss rests with some other setting, or does not follow the teacher's numbers one by one."""
+    for slot in case.slots():
+        if slot.movable and not slot.trainable:
+            scaled = case.with_tensors({slot.key: case.tensor(slot) * (1.0 + 2.0**-12)})
+            if bool(trial.evaluate(scaled).value == trial.evaluate(case).value):
+                return True  # labels taken by argmax
+    others = [name for name in trial.bench.subject.settings if not TEMPERATURE.fullmatch(name)]
+    for _, _, loss in _variants(trial, others):
+        try:
+            if _fall(trial, case, model, loss) is None:
+                return True
+        except (LossRaised, Malformed, NotExercised):
+            continue
+    heat = [name for name in trial.bench.subject.settings if TEMPERATURE.fullmatch(name)]
+    return len(heat) > 1
+
+
+def _variants(trial: Trial, names: list[str]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, value, loss) for other values of the numeric settings ``names``: declared ones, else neighbours."""
+    rebuild = trial.bench.subject.rebuild
+    for name in names if rebuild is not None else ():
+        value = trial.bench.subject.settings[name]
+        option = trial.facts.contract.options.get(name)
+        others = [v for v in (option.values if option else ()) if v != value]
+        if not others and isinstance(value, int | float) and not isinstance(value, bool):
+            others = [value * 2, value / 2, 0, 1] if isinstance(value, float) else [value * 64, value + 1]
+            others = [v for v in others if v != value and (v or not TEMPERATURE.fullmatch(name))]
+        for other in others:
+            try:
+                yield name, other, rebuild({name: other}) if rebuild is not None else None
+            except Exception:
+                continue

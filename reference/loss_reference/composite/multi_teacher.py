@@ -1,0 +1,149 @@
+"""Distillation from several teachers at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from loss_reference.contract import Contract, Field, Option
+from loss_reference.distillation.divergence import TEMPERATURE
+from loss_reference.distillation.kl import KL_TYPES, kl_of_type
+from loss_reference.distillation.soft_ce import soft_ce
+from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.reduction import global_count, keep_active, mean_of_terms
+from loss_reference.registry import register
+from loss_reference.settings import ConfigError, Setting
+from loss_reference.shapes import require_shape
+from loss_reference.supervised.next_token import next_tokens, trained_logits
+from loss_reference.token_level import refine
+
+__all__ = ["MultiTeacherLoss"]
+
+AGGREGATIONS: Final = ("sum", "averaged_logits", "select_teacher")
+WEIGHTINGS: Final = ("static", "cross_entropy", "entropy", "max_probability")
+
+
+@register("multi_teacher", "multi_teacher_aggregation")
+class MultiTeacherLoss(LossFunction):
+    """Several teachers: the mean over tokens of sum_i w_i D(p_i, q), of D(p_mean, q), or of D(p_best, q).
+
+    D is the divergence ``kl_type`` of teacher p_i and student q. ``"sum"`` adds the weighted divergences;
+    ``"averaged_logits"`` takes one teacher whose logits are the weighted mean of all; ``"select_teacher"`` takes the one
+    with the lowest cross entropy on the trained tokens of this batch (of several the first). With one teacher of weight 1
+    each is that teacher's divergence.
+
+    Reads ``logits`` [B, S, V] of the student, ``teachers_logits`` [B, S, M, V] of M teachers and ``token_mask`` [B, S];
+    ``input_ids`` [B, S] where a cross entropy is taken; optional ``sample_mask`` [B], ``global_valid_toks``. In nats per
+    token, at least 0 for weights of at least 0, 0 where the student agrees with every teacher that counts. Only the student
+    receives gradient. Whatever compares teachers on this batch couples its rows, and microbatches do not add up.
+
+    Config: ``aggregation`` (``"sum"``); ``weights`` w (None: all 1; a list of M numbers of at least 0, not all 0; the mean of
+    logits divides by their sum, the selection does not read them); ``weighting`` of the sum (``"static"``: w; otherwise the
+    softmax over teachers of a times a score, the mean over trained tokens: ``"cross_entropy"`` minus the cross entropy,
+    ``"entropy"`` minus the entropy, ``"max_probability"`` the highest probability) and ``alpha`` a (1, above 0);
+    ``kl_type`` (``"forward"``, ``"reverse"`` or ``"mixed"`` with ``mixed_kl_weight`` 0.5 of the forward one);
+    ``temperature`` (1, above 0), without factor T^2.
+
+    Raises:
+        KeyError: no ``teachers_logits``, no ``input_ids`` where it is needed.
+        ValueError: shapes that do not belong together, another number of weights than teachers, a token id outside the
+            vocabulary.
+        ConfigError: a setting out of range or unknown, weights that cannot be meant.
+
+    Source: NeMo RL ``CrossTokenizerDistillationLossFn`` with several teachers of the student's vocabulary.
+    """
+
+    contract = Contract(
+        family="composite",
+        level="token",
+        normalizer="global",
+        length_normalized=True,
+        lower_bound=0.0,
+        fields={"teachers_logits": Field("logits", "B S M V", trainable=False, speaks_of="next")},
+        options={
+            "temperature": TEMPERATURE,
+            # Without the words for which input_ids are needed.
+            "aggregation": Option(values=("sum", "averaged_logits")),
+            "weighting": Option(values=("static", "entropy", "max_probability")),
+            "alpha": Option(values=(1.0, 4.0)),
+            "kl_type": Option(values=KL_TYPES),
+            "mixed_kl_weight": Option(values=(0.0, 0.5, 1.0)),
+        },
+    )
+    aggregation = Setting("sum", choices=AGGREGATIONS)
+    weights: Setting[Sequence[float] | None] = Setting(None, check=False)
+    weighting = Setting("static", choices=WEIGHTINGS)
+    alpha = Setting(1.0, above=0.0)
+    kl_type = Setting("forward", choices=KL_TYPES)
+    mixed_kl_weight = Setting(0.5, least=0.0, most=1.0)
+    temperature = Setting(1.0, above=0.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        w, owner = self.weights, type(self).__name__
+        if w is not None and not (isinstance(w, list | tuple) and all(map(_is_weight, w)) and any(w)):
+            raise ConfigError(f"{owner}: weights={w!r}; expected a list of numbers of at least 0, not all 0")
+        if self.weighting != "static" and (w is not None or self.aggregation != "sum"):
+            raise ConfigError(f"{owner}: weighting={self.weighting!r} is for aggregation='sum' without weights")
+        if self.aggregation == "select_teacher" or self.weighting != "static":
+            self.contract = refine(self.contract, coupled=True)
+        if self.aggregation != "sum" or w is not None:  # then there is no softmax over scores for alpha to sharpen
+            kept = {name: option for name, option in self.contract.options.items() if name != "weighting"}
+            self.contract = refine(self.contract, options={**kept, "alpha": Option(values=(1.0, 4.0), inert=True)})
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        z_q, m = trained_logits(batch, model_outputs)
+        log_q = (z_q / self.temperature).log_softmax(dim=-1)
+        teachers = batch["teachers_logits"]
+        expected = (*batch["token_mask"].shape, "M", z_q.shape[-1])
+        require_shape("teachers_logits", teachers, expected, "V scores per token and teacher")
+        z_p = keep_active(teachers.detach()[:, :-1], m).to(z_q)
+        terms = torch.zeros_like(m)
+        for w, z in self.weighted_teachers(z_p, m, batch):
+            log_p = (z / self.temperature).log_softmax(dim=-1)
+            terms = terms + w * kl_of_type(self.kl_type, log_p, log_q, self.mixed_kl_weight)
+        return mean_of_terms(terms, m, global_count(batch, "global_valid_toks"))
+
+    def weighted_teachers(self, z_p: Tensor, m: Tensor, batch: Batch) -> list[tuple[float | Tensor, Tensor]]:
+        """Return (weight, scores [B, S-1, V]) of the teachers to compare with, those of weight 0 left out.
+
+        Args:
+            z_p: scores [B, S-1, M, V] of all teachers.
+            m: weights [B, S-1] of the tokens.
+            batch: the batch, for ``input_ids``.
+        """
+        M = z_p.shape[-2]
+        weights = [1.0] * M if self.weights is None else list(self.weights)
+        if len(weights) != M:
+            raise ValueError(f"weights has {len(weights)} entries; teachers_logits has {M} teachers")
+        if self.aggregation == "select_teacher":
+            best = self.scores("cross_entropy", z_p, m, batch).argmax(dim=0, keepdim=True)
+            return [(1.0, z_p.index_select(-2, best).squeeze(-2))]
+        counted = [(w, z) for w, z in zip(weights, z_p.unbind(dim=-2), strict=True) if w > 0]
+        if self.aggregation == "averaged_logits":
+            total = sum(weights)
+            return [(1.0, torch.stack([w / total * z for w, z in counted]).sum(dim=0))]
+        if self.weighting == "static":
+            return [*counted]
+        shares = (self.alpha * self.scores(self.weighting, z_p, m, batch)).softmax(dim=0)
+        return [*zip(shares.unbind(), z_p.unbind(dim=-2), strict=True)]
+
+    def scores(self, kind: str, z_p: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        """Return how far each teacher is trusted [M]: a mean over the tokens of this batch, at temperature 1."""
+        log_p = z_p.log_softmax(dim=-1)
+        if kind == "cross_entropy":
+            y = next_tokens(batch, m, z_p.shape[-1])[..., None, None].expand(*z_p.shape[:-1], 1)
+            score = log_p.gather(-1, y).squeeze(-1)
+        elif kind == "entropy":
+            score = -soft_ce(log_p, log_p)
+        else:
+            score = log_p.amax(dim=-1).exp()
+        return torch.stack([mean_of_terms(x, m, None) for x in score.unbind(dim=-1)])
+
+
+def _is_weight(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) and x >= 0

@@ -1,0 +1,103 @@
+"""MiniLLM: reverse KL of whole answers by policy gradient, and of single steps exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.distillation.divergence import DISTILLATION, TEMPERATURE
+from loss_reference.distillation.kl import reverse_kl
+from loss_reference.distillation.teacher import teacher_logits
+from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.logprobs import token_constant
+from loss_reference.policy_gradient.ppo_clip import ppo_clip
+from loss_reference.policy_gradient.ratio import probability_ratio
+from loss_reference.reduction import global_count, mean_of_terms
+from loss_reference.registry import register
+from loss_reference.settings import Setting
+from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
+from loss_reference.token_level import refine
+
+__all__ = ["MiniLLMLoss", "discounted_future"]
+
+
+def discounted_future(x: Tensor, gamma: float) -> Tensor:
+    """Return sum_{s>=t} gamma^(s-t) x_s along the last axis; x itself for gamma = 0."""
+    future: list[Tensor] = []
+    for x_t in reversed(x.unbind(dim=-1)):
+        future.append(x_t + gamma * future[-1] if future else x_t)
+    return torch.stack(future[::-1], dim=-1) if future else x
+
+
+@register("minillm")
+class MiniLLMLoss(LossFunction):
+    """MiniLLM: l_t = max(-A rho, -A clip(rho, 1 - e_l, 1 + e_h)) + w KL(q_t || p_t), A_t = advantages_t + R_t.
+
+    R_t = sum_{s>=t} g^(s-t) m_s (lp_T - lp)_s, divided by sum_{s>=t} g^(s-t) m_s with ``length_normalization``: what the
+    rest of the answer earns when the log-ratio of the teacher is the reward of a token; m is 0 or 1 here. rho =
+    exp(lp - lp_old); without ``prev_logprobs`` it is exp(lp - sg lp), of value 1. The mean of l is over T_g.
+
+    Reads ``logits`` and ``teacher_logits`` [B, S, V], ``input_ids`` and ``token_mask`` [B, S]; optional ``prev_logprobs``
+    and ``advantages`` [B, S] (0 without), ``sample_mask`` [B], ``global_valid_toks``. In nats, any real result. Only the
+    student receives gradient, through lp of rho and through q: R is constant. Where teacher and student agree R is 0,
+    and so is the gradient without other advantages.
+
+    Config: ``gamma`` g (1, in [0, 1]; 0: each token earns its own log-ratio alone); ``length_normalization`` (True);
+    ``single_step_weight`` w (1, at least 0); ``ratio_clip_min`` e_l, ``ratio_clip_max`` e_h (0.2, at least 0);
+    ``temperature`` (1, above 0) of R and of the divergence, not of rho. TRL discounts with g^s from the start of the row:
+    the same with length normalisation, g^t times as much without.
+
+    Raises:
+        KeyError: no ``teacher_logits``.
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown.
+
+    Source: arXiv 2306.08543, section 2.2; TRL ``MiniLLMTrainer``.
+    """
+
+    contract = refine(
+        DISTILLATION,
+        length_normalized=False,
+        lower_bound=float("-inf"),
+        surrogate_gradient=True,
+        options={
+            "temperature": TEMPERATURE,
+            "gamma": Option(values=(0.0, 0.9, 1.0)),
+            "length_normalization": Option(values=(False, True)),
+            "single_step_weight": Option(values=(0.0, 1.0)),
+            "ratio_clip_min": Option(values=(0.0, 0.2)),
+            "ratio_clip_max": Option(values=(0.0, 0.2)),
+        },
+    )
+    temperature = Setting(1.0, above=0.0)
+    gamma = Setting(1.0, least=0.0, most=1.0)
+    length_normalization = Setting(True)
+    single_step_weight = Setting(1.0, least=0.0)
+    ratio_clip_min = Setting(0.2, least=0.0)
+    ratio_clip_max = Setting(0.2, least=0.0)
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        z_q, m = trained_logits(batch, model_outputs)
+        y = next_tokens(batch, m, z_q.shape[-1])
+        log_p = (teacher_logits(batch, m, z_q.shape[-1]) / self.temperature).log_softmax(dim=-1)
+        log_q = (z_q / self.temperature).log_softmax(dim=-1)
+        A = self.future_reward(sampled(log_p - log_q.detach(), y), m)
+        if batch.get("advantages") is not None:
+            A = A + token_constant(batch, "advantages", m)
+        lp = sampled(z_q.log_softmax(dim=-1), y)
+        given = batch.get("prev_logprobs") is not None
+        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m) if given else lp.detach())
+        terms = ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max)
+        if self.single_step_weight > 0:
+            terms = terms + self.single_step_weight * reverse_kl(log_p, log_q)
+        return mean_of_terms(terms, m, global_count(batch, "global_valid_toks"))
+
+    def future_reward(self, log_ratio: Tensor, m: Tensor) -> Tensor:
+        """Return R [B, S-1] from lp_T - lp of the sampled tokens and the weights m, both [B, S-1]."""
+        trained = (m != 0).to(log_ratio)
+        R = discounted_future(trained * log_ratio, self.gamma)
+        if not self.length_normalization:
+            return R
+        tokens = discounted_future(trained, self.gamma)
+        return R / tokens.where(tokens > 0, 1.0)

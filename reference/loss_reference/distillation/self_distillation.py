@@ -1,0 +1,116 @@
+"""Self-distillation: the same model, shown more, teaches itself on answers an earlier version sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.distillation.divergence import DISTILLATION, TEMPERATURE
+from loss_reference.distillation.kl import teacher_and_student
+from loss_reference.distillation.mixture import generalized_jsd
+from loss_reference.distillation.on_policy import SAMPLED, opd_sampled
+from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.logprobs import token_constant, trained_logprobs
+from loss_reference.policy_gradient.ppo_clip import ppo_clip
+from loss_reference.policy_gradient.ratio import probability_ratio
+from loss_reference.reduction import aggregate_tokens
+from loss_reference.registry import register
+from loss_reference.settings import Setting
+from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
+from loss_reference.token_level import refine
+
+__all__ = ["SDFTLoss", "SDPOLoss", "clipped_importance"]
+
+LARGEST_LOG_RATIO: Final = 20.0
+IS_CLIPS: Final = Option(values=(0.5, 1.0, 2.0))
+
+
+def clipped_importance(lp: Tensor, lp_old: Tensor, is_clip: float = 2.0) -> Tensor:
+    """Return min(exp(lp - lp_old), is_clip) per token, a constant; the exponent stays within 20 nats."""
+    return (lp - lp_old).detach().clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp().clamp(max=is_clip)
+
+
+@register("sdft")
+class SDFTLoss(LossFunction):
+    """Self-distilled fine-tuning: l = sg(w) JSD_a(p, q), w = min(exp(lp - lp_old), c), the mean of row means.
+
+    JSD_a is that of ``GeneralizedJSDLoss`` with beta = a: the forward divergence at a = 0, the reverse one at a = 1. Reads
+    what ``DivergenceLoss`` reads, ``input_ids`` and ``prev_logprobs`` [B, S]; optional ``global_valid_seqs``. In nats, at
+    least 0, 0 exactly where teacher p = student q; at most c log 2 at a = 1/2. Only the student receives gradient, through
+    q and not through the importance weight w, which corrects for answers sampled by an earlier version. lp is at
+    temperature 1.
+
+    Config: ``alpha`` a (0.5, in [0, 1]); ``is_clip`` c (2, above 0); ``temperature`` (1, above 0).
+
+    Raises:
+        KeyError: neither form of the teacher, no ``prev_logprobs``.
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown.
+
+    Source: arXiv 2601.19897; TRL's self-distillation trainer, which looks at the student's top 100 tokens by default.
+    """
+
+    contract = refine(
+        DISTILLATION,
+        level="sequence",
+        surrogate_gradient=True,
+        options={"temperature": TEMPERATURE, "alpha": Option(values=(0.0, 0.5, 1.0)), "is_clip": IS_CLIPS},
+    )
+    temperature = Setting(1.0, above=0.0)
+    alpha = Setting(0.5, least=0.0, most=1.0)
+    is_clip = Setting(2.0, above=0.0)
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        log_p, log_q, m = teacher_and_student(batch, model_outputs, self.temperature)
+        z, _ = trained_logits(batch, model_outputs)
+        lp = sampled(z.log_softmax(dim=-1), next_tokens(batch, m, z.shape[-1]))
+        w = clipped_importance(lp, token_constant(batch, "prev_logprobs", m), self.is_clip)
+        return aggregate_tokens(w * generalized_jsd(log_p, log_q, self.alpha), m, batch, "seq_mean_token_mean")
+
+
+@register("sdpo")
+class SDPOLoss(LossFunction):
+    """Self-distilled policy optimisation: l = (1 - d) l_PPO + d sg(w) sg(lp - lp_T) lp, the mean of row means.
+
+    w = min(exp(lp - lp_old), c); l_PPO is the clipped term of ``PPOClipLoss``. Reads ``next_token_logprobs`` [B, S-1] (or
+    ``logits`` [B, S, V] and ``input_ids``), ``teacher_logprobs``, ``prev_logprobs`` and ``token_mask`` [B, S], and
+    ``advantages`` [B, S] when d < 1; optional ``sample_mask`` [B], ``global_valid_seqs``. Any real result. Only the student
+    receives gradient: of the second term w (lp - lp_T), in expectation that of KL(student || teacher), 0 where both agree.
+
+    Config: ``distillation_weight`` d (1, in [0, 1]); ``is_clip`` c (2, above 0); ``ratio_clip_min``, ``ratio_clip_max``
+    (0.2, at least 0) of l_PPO.
+
+    Raises:
+        KeyError: no ``teacher_logprobs`` or ``prev_logprobs``, no ``advantages`` where d < 1.
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown.
+
+    Source: arXiv 2601.20802; TRL's self-distillation trainer on sampled tokens.
+    """
+
+    contract = refine(SAMPLED, level="sequence", options={"is_clip": IS_CLIPS})
+    distillation_weight = Setting(1.0, least=0.0, most=1.0)
+    is_clip = Setting(2.0, above=0.0)
+    ratio_clip_min = Setting(0.2, least=0.0)
+    ratio_clip_max = Setting(0.2, least=0.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        alone = self.distillation_weight == 1
+        clips = dict.fromkeys(("ratio_clip_min", "ratio_clip_max"), Option(values=(0.0, 0.2), inert=alone))
+        share = {} if alone else {"distillation_weight": Option(values=(0.0, 0.5, 1.0))}
+        self.contract = refine(self.contract, options={**self.contract.options, **clips, **share})
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        lp, m = trained_logprobs(batch, model_outputs)
+        lp_old, d = token_constant(batch, "prev_logprobs", m), self.distillation_weight
+        w = clipped_importance(lp, lp_old, self.is_clip)
+        terms = d * w * opd_sampled(lp, token_constant(batch, "teacher_logprobs", m))
+        if d < 1:
+            A = token_constant(batch, "advantages", m)
+            rho = probability_ratio(lp, lp_old)
+            terms = terms + (1 - d) * ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max)
+        return aggregate_tokens(terms, m, batch, "seq_mean_token_mean")

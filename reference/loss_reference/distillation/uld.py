@@ -1,0 +1,136 @@
+"""Distillation between different vocabularies on the same positions: probabilities are compared by rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from torch import Tensor
+
+from loss_reference.contract import Field, Option
+from loss_reference.distillation.divergence import DISTILLATION, TEMPERATURE
+from loss_reference.distillation.mixture import generalized_jsd
+from loss_reference.distillation.teacher import teacher_logits
+from loss_reference.distillation.vocabularies import Matching, sorted_l1
+from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.reduction import aggregate_tokens
+from loss_reference.registry import register
+from loss_reference.settings import ConfigError, Setting
+from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
+from loss_reference.token_level import refine
+
+__all__ = ["HybridULDLoss", "ULDLoss"]
+
+OTHER_VOCABULARY: Final = refine(
+    DISTILLATION, level="sequence", fields={"teacher_logits": Field("logits", "B S U", trainable=False)}
+)
+
+
+@register("uld")
+class ULDLoss(LossFunction):
+    """Universal logit distillation: v = sum_i |p_(i) - q_(i)| + c (-log q(y)), the mean of row means.
+
+    p_(i) and q_(i) are the i-th highest probabilities of teacher and student, the smaller vocabulary padded with zeros: no
+    token needs to have a counterpart. Reads ``logits`` [B, S, V], ``teacher_logits`` [B, S, U] of any U, aligned position
+    by position, and ``token_mask`` [B, S]; ``input_ids`` [B, S] when c > 0; optional ``sample_mask`` [B],
+    ``global_valid_seqs``. The first part is in [0, 2], and 0 for *any* permutation of the same probabilities: it cannot
+    tell a student that is right from one that confuses the tokens. Only the student receives gradient.
+
+    Config: ``crossentropy_weight`` c (0, at least 0), in nats per token; ``temperature`` (1, above 0) of p and q, not of
+    the cross entropy.
+
+    Raises:
+        KeyError: no ``teacher_logits``, no ``input_ids`` where c > 0.
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown.
+
+    Source: arXiv 2402.12030.
+    """
+
+    contract = refine(
+        OTHER_VOCABULARY,
+        direction={"crossentropy_weight": +1},
+        options={"temperature": TEMPERATURE, "crossentropy_weight": Option(values=(0.0, 0.5, 1.0))},
+    )
+    crossentropy_weight = Setting(0.0, least=0.0)
+    temperature = Setting(1.0, above=0.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.crossentropy_weight == 0:
+            self.contract = refine(self.contract, upper_bound=2.0)
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        z_q, m = trained_logits(batch, model_outputs)
+        z_p, c = teacher_logits(batch, m), self.crossentropy_weight
+        terms = sorted_l1((z_p / self.temperature).softmax(dim=-1), (z_q / self.temperature).softmax(dim=-1))
+        if batch.get("input_ids") is None and c > 0:
+            raise KeyError("batch needs 'input_ids' where crossentropy_weight is above 0")
+        if c > 0:
+            terms = terms - c * sampled(z_q.log_softmax(dim=-1), next_tokens(batch, m, z_q.shape[-1]))
+        return aggregate_tokens(terms, m, batch, "seq_mean_token_mean")
+
+
+@register("hybrid_uld")
+class HybridULDLoss(LossFunction):
+    """Hybrid ULD: v = w_m JSD_b(matched p, matched q) + w_u sum_i |p_(i) - q_(i)| over the rest, the mean of row means.
+
+    A token of the student's vocabulary is matched when it is also one of the teacher's. JSD_b is the formula of
+    ``GeneralizedJSDLoss`` on the probabilities as they are, not renormalised to the matched tokens; the others are
+    compared by rank as in ``ULDLoss``. Reads ``logits`` [B, S, V], ``teacher_logits`` [B, S, U] and ``token_mask`` [B, S];
+    optional ``sample_mask`` [B], ``global_valid_seqs``. At least 0 for b inside (0, 1); at the end points the matched part
+    is a divergence of parts of distributions, which may be negative. 0 where teacher = student. Only the student receives
+    gradient.
+
+    Config: ``vocabulary_map`` (None: the first min(V, U) ids are the same; or a list with the teacher's id of each student
+    id, -1 for none); ``beta`` b (0.5, in [0, 1]); ``matched_weight`` w_m and ``unmatched_weight`` w_u (both None, the share
+    of the teacher's vocabulary that is matched, and the rest; or both a number of at least 0); ``temperature`` (1, above 0).
+
+    Raises:
+        KeyError: no ``teacher_logits``.
+        ValueError: shapes that do not belong together, a map that does not fit the vocabularies.
+        ConfigError: a setting out of range or unknown, one weight without the other, a map that is not one to one.
+
+    Source: TRL ``GOLDTrainer``, which also merges the probabilities of several tokens that spell one; here the positions
+    are those of the batch.
+    """
+
+    contract = refine(
+        OTHER_VOCABULARY,
+        options={
+            "temperature": TEMPERATURE,
+            "beta": Option(values=(0.0, 0.5, 1.0)),
+        },
+    )
+    vocabulary_map: Setting[Sequence[int] | None] = Setting(None, check=False)
+    beta = Setting(0.5, least=0.0, most=1.0)
+    matched_weight = Setting[float | None](None, least=0.0, optional=True)
+    unmatched_weight = Setting[float | None](None, least=0.0, optional=True)
+    temperature = Setting(1.0, above=0.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        self.matching = Matching.from_map(type(self).__name__, "vocabulary_map", self.vocabulary_map)
+        if (self.matched_weight is None) != (self.unmatched_weight is None):
+            raise ConfigError(
+                f"{type(self).__name__}: matched_weight={self.matched_weight!r}, "
+                f"unmatched_weight={self.unmatched_weight!r}; expected both or neither"
+            )
+        if self.beta in (0, 1):
+            self.contract = refine(self.contract, lower_bound=float("-inf"))
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        z_q, m = trained_logits(batch, model_outputs)
+        z_p = teacher_logits(batch, m)
+        if self.vocabulary_map is not None and len(self.vocabulary_map) != z_q.shape[-1]:
+            raise ValueError(
+                f"vocabulary_map has {len(self.vocabulary_map)} entries; logits have {z_q.shape[-1]} tokens"
+            )
+        log_q, log_p = ((z / self.temperature).log_softmax(dim=-1) for z in (z_q, z_p))
+        q_matched, p_matched, q_rest, p_rest = self.matching.split(log_q, log_p)
+        share = p_matched.shape[-1] / z_p.shape[-1]
+        w_m = share if self.matched_weight is None else self.matched_weight
+        w_u = 1 - share if self.unmatched_weight is None else self.unmatched_weight
+        by_token = generalized_jsd(p_matched, q_matched, self.beta)
+        by_rank = sorted_l1(p_rest.exp(), q_rest.exp())
+        return aggregate_tokens(w_m * by_token + w_u * by_rank, m, batch, "seq_mean_token_mean")

@@ -1,0 +1,158 @@
+"""Losses that hold back the few tokens whose probability and advantage vary together: they drive the entropy down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loss_reference.contract import Field, Option
+from loss_reference.interface import Batch
+from loss_reference.logprobs import token_constant
+from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
+from loss_reference.policy_gradient.ppo_clip import ppo_clip
+from loss_reference.policy_gradient.ratio import probability_ratio
+from loss_reference.reduction import aggregate_tokens
+from loss_reference.registry import register
+from loss_reference.settings import ConfigError, Setting
+from loss_reference.token_level import refine
+
+__all__ = ["ClipCovLoss", "KLCovLoss", "first_of", "token_covariance"]
+
+
+def token_covariance(lp: Tensor, A: Tensor, trained: Tensor) -> Tensor:
+    """Return the constant (A - mean A) (lp - mean lp) of every token [B, S-1]; means over ``trained`` tokens, unweighted."""
+    n = trained.sum().clamp(min=1)
+    lp = lp.detach()
+    return (A - torch.where(trained, A, 0.0).sum() / n) * (lp - torch.where(trained, lp, 0.0).sum() / n)
+
+
+def first_of(key: Tensor, candidates: Tensor, trained: Tensor, share: float) -> Tensor:
+    """Return which of ``candidates`` are the k of smallest ``key``, k = max(1, ceil(share T)), T ``trained`` tokens.
+
+    All are bool or float tensors [B, S-1]. Of equal keys the earlier token comes first. There may be fewer candidates.
+    """
+    # In float64 whatever the loss is computed in: 0.3 * 100 is more than 30 in float32.
+    k = (share * trained.sum().to(torch.float64)).ceil().clamp(min=1)
+    order = key.masked_fill(~candidates, float("inf")).flatten().argsort(stable=True)
+    rank = torch.empty_like(order).scatter(0, order, torch.arange(order.numel(), device=order.device))
+    return candidates & (rank < k).reshape(key.shape)
+
+
+class _CovarianceLoss(PolicyLoss):
+    """What both share: ``prev_logprobs`` and ``advantages``, and the mean over the tokens of the global batch."""
+
+    contract = refine(POLICY_GRADIENT, coupled=True, length_normalized=False)  # k is a whole number
+
+    def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        return aggregate_tokens(terms, weights, batch, "token_mean")
+
+
+@register("clip_cov")
+class ClipCovLoss(_CovarianceLoss):
+    """Clip-Cov: ``ppo_clip`` with a few random tokens left out, of those with lb < cov < ub that it does not clip.
+
+    L = sum m c l / T_g, l the term of ``ppo_clip``, c = 0 at k = max(1, ceil(ratio T)) of the candidates (at all of them
+    if there are fewer) and 1 elsewhere. cov = (A - mean A) (lp - mean lp), constant; the means, unweighted, and T are over
+    the trained tokens of *this* batch, so that no two batches add up.
+
+    Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids`` [B, S]), ``prev_logprobs``,
+    ``advantages`` and ``token_mask``, all [B, S]; optional ``sample_mask`` [B], ``global_valid_toks``,
+    ``selection_noise`` [B, S]: the candidates of smallest noise are left out. Without it the noise is drawn, uniformly,
+    from ``self.generator`` (a ``torch.Generator`` on the device of the policy, or None: that of torch). Any real result.
+    Only the policy receives gradient: that of ``ppo_clip``, and 0 at a token left out.
+
+    Config: ``ratio_clip_min``, ``ratio_clip_max`` (0.2, at least 0); ``clip_cov_ratio`` (2e-4, 0 to 1; at 0 one token is
+    left out all the same); ``clip_cov_lb`` (1) and ``clip_cov_ub`` (5), lb at most ub. verl rounds ratio T down.
+
+    Raises:
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown, lb above ub.
+
+    Source: arXiv 2505.22617; verl ``clip_cov``.
+    """
+
+    contract = refine(
+        _CovarianceLoss.contract,
+        stochastic=True,
+        fields={"selection_noise": Field("values", "B S")},
+        options={
+            "ratio_clip_min": Option(values=(0.0, 0.2, 1.0)),
+            "ratio_clip_max": Option(values=(0.0, 0.2, 1.0)),
+            "clip_cov_ratio": Option(values=(0.0, 2e-4, 0.5)),
+            "clip_cov_lb": Option(values=(-5.0, 0.0, 1.0)),
+            "clip_cov_ub": Option(values=(1.0, 5.0, 50.0)),
+        },
+    )
+    ratio_clip_min = Setting(0.2, least=0.0)
+    ratio_clip_max = Setting(0.2, least=0.0)
+    clip_cov_ratio = Setting(2e-4, least=0.0, most=1.0)
+    clip_cov_lb = Setting(1.0)
+    clip_cov_ub = Setting(5.0)
+    generator: torch.Generator | None = None
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.clip_cov_lb > self.clip_cov_ub:
+            raise ConfigError(
+                f"{type(self).__name__}: clip_cov_lb={self.clip_cov_lb!r} is above clip_cov_ub={self.clip_cov_ub!r}"
+            )
+
+    def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        rho, A = (
+            probability_ratio(lp, token_constant(batch, "prev_logprobs", m)),
+            token_constant(batch, "advantages", m),
+        )
+        clipped = -A * rho.clamp(1 - self.ratio_clip_min, 1 + self.ratio_clip_max) > -A * rho
+        cov, trained = token_covariance(lp, A, m != 0), m != 0
+        candidates = trained & ~clipped & (cov > self.clip_cov_lb) & (cov < self.clip_cov_ub)
+        left_out = first_of(self._noise(m, batch), candidates, trained, self.clip_cov_ratio)
+        return ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max).masked_fill(left_out, 0.0)
+
+    def _noise(self, m: Tensor, batch: Batch) -> Tensor:
+        if "selection_noise" in batch:
+            return token_constant(batch, "selection_noise", m)
+        return torch.rand(m.shape, generator=self.generator, dtype=m.dtype, device=m.device)
+
+
+@register("kl_cov")
+class KLCovLoss(_CovarianceLoss):
+    """KL-Cov: L = sum m (-A rho + c |lp - lp_old| at the top tokens by covariance) / T_g, without any clip.
+
+    The top are the k = max(1, ceil(ratio T)) trained tokens of largest cov = (A - mean A) (lp - mean lp), of equal ones the
+    earlier; cov is constant, the means, unweighted, and T are over the trained tokens of *this* batch, so that no two
+    batches add up.
+
+    Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids`` [B, S]), ``prev_logprobs``,
+    ``advantages`` and ``token_mask``, all [B, S]; optional ``sample_mask`` [B], ``global_valid_toks``. Any real result.
+    Only the policy receives gradient: -A rho, and c sign(lp - lp_old) more at the top tokens, 0 at lp = lp_old.
+    lp - lp_old saturates at 70 nats (``MAX_LOG_RATIO``) in rho.
+
+    Config: ``kl_cov_ratio`` (2e-4, 0 to 1; at 0 one token is penalised all the same), ``ppo_kl_coef`` c (1, at least 0;
+    verl's configuration has 0.1). verl rounds ratio T down.
+
+    Raises:
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown.
+
+    Source: arXiv 2505.22617; verl ``kl_cov``.
+    """
+
+    contract = refine(
+        _CovarianceLoss.contract,
+        direction={"ppo_kl_coef": +1},
+        options={
+            "kl_cov_ratio": Option(values=(0.0, 2e-4, 0.5)),
+            "ppo_kl_coef": Option(values=(0.0, 0.1, 1.0)),
+        },
+    )
+    kl_cov_ratio = Setting(2e-4, least=0.0, most=1.0)
+    ppo_kl_coef = Setting(1.0, least=0.0)
+
+    def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        lp_old, A = token_constant(batch, "prev_logprobs", m), token_constant(batch, "advantages", m)
+        trained = m != 0
+        top = first_of(-token_covariance(lp, A, trained), trained, trained, self.kl_cov_ratio)
+        return -A * probability_ratio(lp, lp_old) + self.ppo_kl_coef * torch.where(top, (lp - lp_old).abs(), 0.0)

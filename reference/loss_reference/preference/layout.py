@@ -1,0 +1,90 @@
+"""How the rows of a batch form pairs: as neighbours, or as the two halves of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.settings import Setting
+
+__all__ = ["PAIR_LAYOUT", "PAIR_LAYOUTS", "HalvesAsPairs", "PairedLoss", "halves_to_pairs"]
+
+PAIR_LAYOUTS: Final = ("interleaved", "halves")
+PAIR_LAYOUT: Final = Option(values=PAIR_LAYOUTS)
+
+
+def halves_to_pairs(rows: Tensor, what: str = "the batch") -> Tensor:
+    """Return ``rows`` [B, ...] in the order 0, B/2, 1, B/2 + 1, ...: the i-th rows of both halves become neighbours.
+
+    Raises:
+        ValueError: an odd number of rows.
+    """
+    if len(rows) % 2:
+        raise ValueError(f"{what} has {len(rows)} rows; pairs are the halves of the batch, so expected an even number")
+    return torch.stack(rows.chunk(2), dim=1).flatten(0, 1) if len(rows) else rows
+
+
+class HalvesAsPairs(Mapping[str, Any]):
+    """A mapping of tensors [B, ...] whose first half of rows is chosen, read as interleaved pairs; scalars stay as they are.
+
+    A field is reordered when it is asked for, and each way of asking is passed on as it is asked.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
+
+    def __getitem__(self, name: str) -> Any:
+        return self._as_pairs(name, self._fields[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the field, or ``default`` when there is none."""
+        return self._as_pairs(name, self._fields.get(name, default))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._as_pairs(name, getattr(self._fields, name))
+
+    def _as_pairs(self, name: str, field: Any) -> Any:
+        return halves_to_pairs(field, name) if isinstance(field, Tensor) and field.dim() > 0 else field
+
+
+class PairedLoss(LossFunction):
+    """A loss of preference pairs: ``paired_loss`` is given interleaved rows, however the batch lays its pairs out.
+
+    Config: ``pair_layout`` (``"interleaved"``: rows 0, 2, 4, ... chosen, rows 1, 3, 5, ... rejected; ``"halves"``: the
+    first half of the rows chosen, the second rejected in the same order, as TRL, Liger and OpenRLHF concatenate them).
+
+    Raises:
+        ValueError: an odd number of rows.
+        ConfigError: a setting out of range or unknown.
+    """
+
+    pair_layout = Setting("interleaved", choices=PAIR_LAYOUTS)
+
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        """Return the loss, a 0-dim tensor, of rows 0, 2, 4, ... chosen and rows 1, 3, 5, ... rejected."""
+        raise NotImplementedError(f"{type(self).__name__} must define paired_loss(self, batch, model_outputs)")
+
+    def as_pairs(self, batch: Batch, model_outputs: Outputs) -> tuple[Batch, Outputs]:
+        """Return both mappings with interleaved rows: themselves, unless the batch lays its pairs out as halves."""
+        if self.pair_layout == "interleaved":
+            return batch, model_outputs
+        return HalvesAsPairs(batch), HalvesAsPairs(model_outputs)
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        return self.paired_loss(*self.as_pairs(batch, model_outputs))

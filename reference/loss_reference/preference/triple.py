@@ -1,0 +1,140 @@
+"""Triple preference optimisation: a chosen and a rejected answer, and a gold one that is imitated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.groups import group_weights, mean_of_groups
+from loss_reference.interface import Batch, LossFunction, Outputs
+from loss_reference.logprobs import trained_logprobs
+from loss_reference.preference.dpo import dpo
+from loss_reference.preference.groupwise import active_groups, group_contract
+from loss_reference.preference.margin import hinge_dpo, ipo
+from loss_reference.preference.pairwise import trained_lengths
+from loss_reference.preference.reference_free import simpo
+from loss_reference.reduction import mean_of_terms, row_weights
+from loss_reference.registry import register
+from loss_reference.settings import Setting
+from loss_reference.token_level import refine
+
+__all__ = ["TPOLLoss", "TPOLoss", "TripleLoss"]
+
+NLL_AVERAGES: Final = ("sequence", "tokens")
+IMITATION: Final = {"tpo_alpha": Option(values=(0.0, 1.0)), "nll_average": Option(values=NLL_AVERAGES)}
+LOSS_TYPES: Final = ("sigmoid", "hinge", "ipo")
+
+
+class TripleLoss(LossFunction):
+    """L = mean over triples of ``terms(s_w, s_l)`` + tpo_alpha times the NLL of the gold answer; s a score per answer.
+
+    Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids``), ``token_mask`` [B, S]; optional
+    ``sample_mask`` [B], ``global_valid_seqs``. No reference policy. Row 3i is chosen, 3i+1 rejected, 3i+2 gold; a triple
+    weighs the smallest of its rows' weights. ``global_valid_seqs`` counts rows, three to a triple.
+
+    Config, of every loss of triples: ``tpo_alpha`` (1.0, at least 0); ``nll_average`` (``"sequence"``: one mean per gold
+    answer over its trained tokens, and their mean over triples; ``"tokens"``: one mean over the trained tokens of all gold
+    answers of the batch at hand, as in TRL, so that losses of microbatches do not add up).
+
+    Raises:
+        ValueError: rows that do not make whole triples, shapes that do not belong together, a token id outside the
+            vocabulary.
+        ConfigError: a setting out of range or unknown.
+    """
+
+    tpo_alpha = Setting(1.0, least=0.0)
+    nll_average = Setting("sequence", choices=NLL_AVERAGES)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.nll_average == "tokens":
+            self.contract = refine(self.contract, normalizer="local")
+
+    def averages(self) -> bool:
+        """Return whether the score of an answer is the mean, not the sum, of lp over its trained tokens."""
+        return False
+
+    def terms(self, s_w: Tensor, s_l: Tensor) -> Tensor:
+        """Return [B/3] terms from the scores [B/3] of the chosen and of the rejected answers."""
+        raise NotImplementedError(f"{type(self).__name__} must define terms(self, s_w, s_l)")
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        lp, m = trained_logprobs(batch, model_outputs)
+        w, n = row_weights(batch, lp), trained_lengths(m)
+        p = active_groups(lp.sum(dim=1), w, 3)
+        mean_p = active_groups(lp.sum(dim=1) / n.clamp(min=1), w, 3)
+        s_w, s_l, _ = (mean_p if self.averages() else p).unbind(dim=1)
+        terms = self.terms(s_w, s_l)
+        if self.nll_average == "sequence":
+            return mean_of_groups(terms - self.tpo_alpha * mean_p[:, 2], w, batch, 3)
+        tokens = active_groups(n, w, 3)[:, 2] * group_weights(w, 3)
+        nll = mean_of_terms(-p[:, 2], group_weights(w, 3), tokens.sum())
+        return mean_of_groups(terms, w, batch, 3) + self.tpo_alpha * nll
+
+
+@register("tpo")
+class TPOLoss(TripleLoss):
+    """TPO: l = -(1 - e) log sigma(x) - e log sigma(-x) - tpo_alpha p_gold / n_gold, x = beta (p_w - p_l), p the sum of lp.
+
+    Inputs and errors as in ``TripleLoss``. At least 0; log 2 - tpo_alpha p_gold / n_gold at equal p. With tpo_alpha = 0 the
+    gold answer trains nothing, and l is that of ``cpo`` without its own NLL term.
+
+    Config: ``beta`` (0.01, above 0); ``tpo_alpha`` (1.0, at least 0); ``label_smoothing`` e (0, at most 1/2; read by
+    ``"sigmoid"`` alone); ``loss_type`` (``"sigmoid"``; ``"hinge"``: max(0, 1 - x); ``"ipo"``: (p_w / n_w - p_l / n_l -
+    1 / (2 beta))^2, on means as in TRL); ``nll_average`` as in ``TripleLoss``.
+
+    Source: arXiv 2405.16681.
+    """
+
+    contract = group_contract(
+        direction={"tpo_alpha": +1},
+        facts={"group_size": 3},
+        beta=Option(values=(0.01, 1.0)),
+        label_smoothing=Option(values=(0.0, 0.1, 0.5)),
+        loss_type=Option(values=LOSS_TYPES),
+        **IMITATION,
+    )
+    beta = Setting(0.01, above=0.0)
+    label_smoothing = Setting(0.0, least=0.0, most=0.5)
+    loss_type = Setting("sigmoid", choices=LOSS_TYPES)
+
+    def averages(self) -> bool:
+        return self.loss_type == "ipo"
+
+    def terms(self, s_w: Tensor, s_l: Tensor) -> Tensor:
+        if self.loss_type == "sigmoid":
+            return dpo(s_w - s_l, self.beta, self.label_smoothing)
+        return (ipo if self.loss_type == "ipo" else hinge_dpo)(s_w - s_l, self.beta)
+
+
+@register("tpo_l")
+class TPOLLoss(TripleLoss):
+    """TPO-L: l = -log sigma(beta (p_w - p_l) - gamma) - tpo_alpha p_gold, p the mean of lp over the trained tokens.
+
+    Inputs and errors as in ``TripleLoss``. At least 0; softplus(gamma) - tpo_alpha p_gold at equal p. With tpo_alpha = 0 it
+    is ``simpo`` on the chosen and the rejected answer.
+
+    Config: ``beta`` (0.01, above 0); ``gamma`` (0.5, at least 0; absolute, not a multiple of beta); ``tpo_alpha`` (1.0, at
+    least 0); ``nll_average`` as in ``TripleLoss``.
+
+    Source: arXiv 2405.16681.
+    """
+
+    contract = group_contract(
+        direction={"tpo_alpha": +1, "gamma": +1},
+        facts={"group_size": 3, "length_normalized": True},
+        beta=Option(values=(0.01, 1.0)),
+        gamma=Option(values=(0.0, 0.5, 2.0)),
+        **IMITATION,
+    )
+    beta = Setting(0.01, above=0.0)
+    gamma = Setting(0.5, least=0.0)
+
+    def averages(self) -> bool:
+        return True
+
+    def terms(self, s_w: Tensor, s_l: Tensor) -> Tensor:
+        return simpo(s_w - s_l, self.beta, self.gamma)

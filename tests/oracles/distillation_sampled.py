@@ -1,0 +1,148 @@
+"""Distillation along sampled tokens: the value of each surrogate, its constant factors taken at the policy itself."""
+
+import math
+
+from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
+from .distillation import reverse_kl, teacher_and_student
+from .distillation_divergences import jensen_shannon
+from .numerics import exp
+from .policy_gradient import ppo_clip, ppo_term
+from .supervised_terms import target
+
+
+def token_field(batch: Fields, name: str, b: int, t: int) -> float:
+    """A [B, S] field's entry of the token that position t predicts."""
+    return float(batch[name][b, t + 1])
+
+
+def rewards_to_go(gains: list[float | None], gamma: float, length_normalization: bool) -> list[float]:
+    """R_i = sum_{j >= i} gamma^{d_ij} gain_j over a row's trained tokens, over sum gamma^{d_ij} where normalised.
+
+    gains holds None at the untrained places between, so that the discount d_ij is the distance in the row.
+    """
+    found = []
+    for start in range(len(gains)):
+        total = 0.0
+        discounts = 0.0
+        for distance, gain in enumerate(gains[start:]):
+            if gain is not None:
+                total += math.pow(gamma, distance) * gain
+                discounts += math.pow(gamma, distance)
+        found.append(total / max(discounts, 1.0) if length_normalization else total)
+    return found
+
+
+def minillm(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    gamma: float = 1.0,
+    length_normalization: bool = True,
+    single_step_weight: float = 1.0,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    temperature: float = 1.0,
+) -> float:
+    """D10: token mean of G3 at ratio exp(lp - lp_old) and advantage A + R, + single_step_weight reverse_kl.
+
+    R is rewards_to_go of log p - log q of the sampled tokens (p teacher, q student, at the temperature). Without
+    prev_logprobs the ratio is 1, without advantages A is 0.
+    """
+    rows, width = batch["token_mask"].shape
+    gains: list[list[float | None]] = [[None] * (width - 1) for _ in range(rows)]
+    for b, t in live_tokens(batch):
+        log_p, log_q = teacher_and_student(batch, outputs, b, t, temperature)
+        y = target(batch, b, t)
+        gains[b][t] = log_p[y] - log_q[y]
+    to_go = [rewards_to_go(row, gamma, length_normalization) for row in gains]
+    terms: TokenTerms = {}
+    for b, t in live_tokens(batch):
+        ratio = 1.0
+        if "prev_logprobs" in batch:
+            ratio = exp(next_token_logprob(batch, outputs, b, t) - token_field(batch, "prev_logprobs", b, t))
+        advantage = to_go[b][t]
+        if "advantages" in batch:
+            advantage += token_field(batch, "advantages", b, t)
+        terms[b, t] = ppo_term(ratio, advantage, ratio_clip_min, ratio_clip_max, None)
+    value = aggregate(terms, batch, "token_mean", None)
+    if single_step_weight != 0.0:
+        value += single_step_weight * reverse_kl(batch, outputs, temperature=temperature)
+    return value
+
+
+def opd_sampled(batch: Fields, outputs: Fields) -> float:
+    """D11: -(lp_T - lp) lp, token mean."""
+    terms: TokenTerms = {}
+    for b, t in live_tokens(batch):
+        lp = next_token_logprob(batch, outputs, b, t)
+        terms[b, t] = -(token_field(batch, "teacher_logprobs", b, t) - lp) * lp
+    return aggregate(terms, batch, "token_mean", None)
+
+
+def iw_opd(batch: Fields, outputs: Fields, *, gamma: float = 0.5) -> float:
+    """D12: -w A lp, token mean; A = lp_T - generation_logprobs (or - lp without those).
+
+    w_t = 1 + gamma (1 - sum_{s<t} |A_s| / max(sum_s |A_s|, 1e-8)), sums over the row's trained tokens.
+    """
+    logprobs = {(b, t): next_token_logprob(batch, outputs, b, t) for b, t in live_tokens(batch)}
+    advantages: TokenTerms = {}
+    for (b, t), lp in logprobs.items():
+        rollout = token_field(batch, "generation_logprobs", b, t) if "generation_logprobs" in batch else lp
+        advantages[b, t] = token_field(batch, "teacher_logprobs", b, t) - rollout
+    terms: TokenTerms = {}
+    for (b, t), lp in logprobs.items():
+        whole = sum(abs(a) for (row, _), a in advantages.items() if row == b)
+        before = sum(abs(a) for (row, s), a in advantages.items() if row == b and s < t)
+        weight = 1.0 + gamma * (1.0 - before / max(whole, 1e-8))
+        terms[b, t] = -weight * advantages[b, t] * lp
+    return aggregate(terms, batch, "token_mean", None)
+
+
+def clipped_ratio(batch: Fields, outputs: Fields, b: int, t: int, is_clip: float) -> float:
+    """min(e^{clamp(lp - lp_old, -20, 20)}, is_clip)."""
+    gap = next_token_logprob(batch, outputs, b, t) - token_field(batch, "prev_logprobs", b, t)
+    return min(math.exp(min(max(gap, -20.0), 20.0)), is_clip)
+
+
+def sdft(
+    batch: Fields, outputs: Fields, *, alpha: float = 0.5, is_clip: float = 2.0, temperature: float = 1.0
+) -> float:
+    """D13: clipped_ratio times D5 with the teacher's share alpha, the mean over rows of token means."""
+    terms: TokenTerms = {}
+    for b, t in live_tokens(batch):
+        log_p, log_q = teacher_and_student(batch, outputs, b, t, temperature)
+        terms[b, t] = clipped_ratio(batch, outputs, b, t, is_clip) * jensen_shannon(log_p, log_q, alpha)
+    return aggregate(terms, batch, "seq_mean_token_mean", None)
+
+
+def sdpo(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    is_clip: float = 2.0,
+    distillation_weight: float = 1.0,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+) -> float:
+    """D13: w times the mean over rows of token means of clipped_ratio (lp - lp_T) lp, + (1 - w) ppo_clip, w the weight.
+
+    ppo_clip is aggregated alike; a side of weight 0 is not evaluated.
+    """
+    value = 0.0
+    if distillation_weight != 0.0:
+        terms: TokenTerms = {}
+        for b, t in live_tokens(batch):
+            lp = next_token_logprob(batch, outputs, b, t)
+            gap = lp - token_field(batch, "teacher_logprobs", b, t)
+            terms[b, t] = clipped_ratio(batch, outputs, b, t, is_clip) * gap * lp
+        value += distillation_weight * aggregate(terms, batch, "seq_mean_token_mean", None)
+    if distillation_weight != 1.0:
+        policy = ppo_clip(
+            batch,
+            outputs,
+            ratio_clip_min=ratio_clip_min,
+            ratio_clip_max=ratio_clip_max,
+            aggregation="seq_mean_token_mean",
+        )
+        value += (1.0 - distillation_weight) * policy
+    return value

@@ -1,0 +1,212 @@
+"""Corrections for a behaviour policy that is not the old one (I1-I7): G3's terms times a constant weight W.
+
+g = lp_old - lp_gen of a token (lp_gen = generation_logprobs), W0 = e^g; sums and means over the row's trained tokens.
+"""
+
+import math
+from collections.abc import Callable
+
+from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
+from .numerics import exp
+from .policy_gradient import kl_term, ppo_term
+from .policy_gradient_tokens import advantage_at, delta_at
+
+Weight = Callable[[int, int], float]  # (b, t) -> W
+
+
+def generation_gap(batch: Fields, b: int, t: int) -> float:
+    """g of token t+1."""
+    return float(batch["prev_logprobs"][b, t + 1]) - float(batch["generation_logprobs"][b, t + 1])
+
+
+def row_gaps(batch: Fields, row: int) -> list[float]:
+    """g of the row's trained tokens."""
+    return [generation_gap(batch, b, t) for b, t in live_tokens(batch) if b == row]
+
+
+def inside(x: float, low: float, high: float) -> bool:
+    """low <= x <= high."""
+    return low <= x <= high
+
+
+def corrected(
+    batch: Fields,
+    outputs: Fields,
+    clip: tuple[float, float],
+    weight: Weight,
+    aggregation: str,
+    max_length: float | None,
+) -> float:
+    """W max(-A r, -A clip(r)) aggregated, r = exp(lp - lp_old); a weight of 0 gives exactly 0."""
+    terms: TokenTerms = {}
+    for b, t in live_tokens(batch):
+        w = weight(b, t)
+        ratio = exp(delta_at(batch, outputs, b, t))
+        term = ppo_term(ratio, advantage_at(batch, b, t), *clip, None)
+        terms[b, t] = w * term if w != 0.0 else 0.0
+    return aggregate(terms, batch, aggregation, max_length)
+
+
+def tis(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    is_min: float = 0.0,
+    is_max: float = 2.0,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """I1: W = clamp(W0, is_min, is_max)."""
+
+    def weight(b: int, t: int) -> float:
+        return min(max(exp(generation_gap(batch, b, t)), is_min), is_max)
+
+    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+
+
+def icepop(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    is_min: float = 0.5,
+    is_max: float = 2.0,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """I2: W = W0 where is_min <= W0 <= is_max, else 0."""
+
+    def weight(b: int, t: int) -> float:
+        w = exp(generation_gap(batch, b, t))
+        return w if inside(w, is_min, is_max) else 0.0
+
+    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+
+
+def seq_truncate(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    is_max: float = 3.0,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """I3: W = min(e^{sum g}, is_max) of the row."""
+
+    def weight(b: int, _: int) -> float:
+        return min(exp(sum(row_gaps(batch, b))), is_max)
+
+    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+
+
+def seq_mask(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    is_min: float = 0.0,
+    is_max: float = 3.0,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """I4: W = e^{sum g} where is_min <= e^{sum g} <= is_max, else 0, for the whole row."""
+
+    def weight(b: int, _: int) -> float:
+        w = exp(sum(row_gaps(batch, b)))
+        return w if inside(w, is_min, is_max) else 0.0
+
+    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+
+
+def seq_mask_tis(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    is_min: float = 0.5,
+    is_max: float = 2.0,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """I5: W = the token's W0, untruncated, where the row has is_min <= e^{mean g} <= is_max, else 0."""
+
+    def weight(b: int, t: int) -> float:
+        gaps = row_gaps(batch, b)
+        kept = inside(exp(sum(gaps) / len(gaps)), is_min, is_max)
+        return exp(generation_gap(batch, b, t)) if kept else 0.0
+
+    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+
+
+def off_policy_mask(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    threshold: float = 0.1,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """I6: W = 0 at tokens of A < 0 in rows with mean (lp_gen - lp) > threshold, else 1."""
+
+    def weight(row: int, t: int) -> float:
+        drift = []
+        for b, u in live_tokens(batch):
+            if b == row:
+                drift.append(float(batch["generation_logprobs"][b, u + 1]) - next_token_logprob(batch, outputs, b, u))
+        dropped = advantage_at(batch, row, t) < 0.0 and sum(drift) / len(drift) > threshold
+        return 0.0 if dropped else 1.0
+
+    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+
+
+def divergence_mask(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    estimator: str = "k1",
+    level: str = "token",
+    upper: float = 2.0,
+    lower: float | None = None,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """I7: W = 1 where kept, else 0.
+
+    k1  lower <= e^x <= upper, x of g; lower is 1 / upper where None
+    k2  x <= upper, x of g^2 / 2
+    k3  x <= upper, x of e^g - 1 - g
+    x is the token's own (token), or the row's mean, sum or (k2, k3) maximum (seq_mean, seq_sum, seq_max).
+    """
+    if estimator not in ("k1", "k2", "k3"):
+        raise ValueError(f"unknown estimator {estimator!r}")
+    if level not in ("token", "seq_mean", "seq_sum", "seq_max"):
+        raise ValueError(f"unknown level {level!r}")
+    if estimator == "k1" and level == "seq_max":
+        raise ValueError("estimator 'k1' has no level 'seq_max'")
+
+    def weight(b: int, t: int) -> float:
+        gaps = [generation_gap(batch, b, t)] if level == "token" else row_gaps(batch, b)
+        # kl_term speaks of d = -g: k1 is then -g, k2 and k3 are as above.
+        values = [gap if estimator == "k1" else kl_term(-gap, estimator) for gap in gaps]
+        if level == "seq_max":
+            x = max(values)
+        elif level == "seq_mean":
+            x = sum(values) / len(values)
+        else:
+            x = sum(values)
+        if estimator == "k1":
+            return 1.0 if inside(exp(x), 1.0 / upper if lower is None else lower, upper) else 0.0
+        return 1.0 if inside(x, -math.inf, upper) else 0.0
+
+    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)

@@ -1,0 +1,194 @@
+"""Penalties beside a policy gradient: KL estimates (K1-K6) and the entropy bonus (E1), as values.
+
+d = lp - lp_ref. How a KL estimate is differentiated does not change its value.
+"""
+
+import math
+
+from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
+from .numerics import exp, log_softmax
+from .policy_gradient import kl_term
+
+KL_GRADIENTS = ("pathwise", "score_function", "straight_through_k2")
+
+
+def clamped(x: float, bound: float | None) -> float:
+    """clamp(x, -bound, bound); x itself where bound is None."""
+    return x if bound is None else min(max(x, -bound), bound)
+
+
+def kl_estimates(
+    batch: Fields, outputs: Fields, kl_type: str, input_clamp: float | None, output_clamp: float | None
+) -> TokenTerms:
+    """clamp(kl(clamp(d, input_clamp)), output_clamp) of every trained token."""
+    terms: TokenTerms = {}
+    for b, t in live_tokens(batch):
+        d = next_token_logprob(batch, outputs, b, t) - float(batch["reference_policy_logprobs"][b, t + 1])
+        terms[b, t] = clamped(kl_term(clamped(d, input_clamp), kl_type), output_clamp)
+    return terms
+
+
+def kl_k1(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    coefficient: float = 1.0,
+    kl_gradient: str = "pathwise",
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """K1: coefficient d, aggregated."""
+    return kl_loss(batch, outputs, "k1", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
+
+
+def kl_k2(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    coefficient: float = 1.0,
+    kl_gradient: str = "pathwise",
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """K2: coefficient d^2 / 2, aggregated."""
+    return kl_loss(batch, outputs, "k2", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
+
+
+def kl_k3(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    coefficient: float = 1.0,
+    kl_gradient: str = "pathwise",
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """K3: coefficient (e^{-d} - 1 + d), aggregated."""
+    return kl_loss(batch, outputs, "k3", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
+
+
+def kl_abs(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    coefficient: float = 1.0,
+    kl_gradient: str = "pathwise",
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """K4: coefficient |d|, aggregated."""
+    return kl_loss(batch, outputs, "abs", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
+
+
+def kl_loss(
+    batch: Fields,
+    outputs: Fields,
+    kl_type: str,
+    coefficient: float,
+    kl_gradient: str,
+    input_clamp: float | None,
+    output_clamp: float | None,
+    aggregation: str,
+    max_length: float | None,
+) -> float:
+    """coefficient times the aggregated estimates."""
+    if kl_gradient not in KL_GRADIENTS:
+        raise ValueError(f"unknown kl_gradient {kl_gradient!r}")
+    terms = kl_estimates(batch, outputs, kl_type, input_clamp, output_clamp)
+    return coefficient * aggregate(terms, batch, aggregation, max_length)
+
+
+def kl_straight_through(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    kl_type: str = "k3",
+    coefficient: float = 1.0,
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """K5: the value of kl_type (the gradient is k2's)."""
+    terms = kl_estimates(batch, outputs, kl_type, input_clamp, output_clamp)
+    return coefficient * aggregate(terms, batch, aggregation, max_length)
+
+
+def kl_unbiased(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    kl_type: str = "k3",
+    coefficient: float = 1.0,
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """K6: coefficient r kl, r = exp(lp - lp_old); the clamps are on d and on kl, before r."""
+    terms: TokenTerms = {}
+    for (b, t), kl in kl_estimates(batch, outputs, kl_type, input_clamp, output_clamp).items():
+        policy = next_token_logprob(batch, outputs, b, t)
+        delta = policy - float(batch["prev_logprobs"][b, t + 1])
+        d = clamped(policy - float(batch["reference_policy_logprobs"][b, t + 1]), input_clamp)
+        terms[b, t] = scaled(delta, kl, d)
+    return coefficient * aggregate(terms, batch, aggregation, max_length)
+
+
+def scaled(delta: float, kl: float, d: float) -> float:
+    """e^delta kl, also where one factor leaves float64: an infinite kl is k3's e^{-d}."""
+    if kl == 0.0:
+        return 0.0
+    if math.isinf(kl):
+        return exp(delta - d)
+    return math.copysign(exp(delta + math.log(abs(kl))), kl)
+
+
+def entropy(logits: list[float]) -> float:
+    """H = -sum_v p_v log p_v of the softmax; a token of probability 0 adds nothing."""
+    total = 0.0
+    for log_p in log_softmax(logits):
+        if math.exp(log_p) > 0.0:
+            total -= math.exp(log_p) * log_p
+    return total
+
+
+def quantile(values: list[float], q: float) -> float:
+    """The sorted values at position q (n - 1), between two of them linearly."""
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    low = math.floor(position)
+    if low + 1 >= len(ordered):
+        return ordered[-1]
+    return ordered[low] + (position - low) * (ordered[low + 1] - ordered[low])
+
+
+def entropy_bonus(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    coefficient: float = 0.01,
+    top_quantile: float = 1.0,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
+) -> float:
+    """E1: -coefficient H aggregated, H of the logits that predict a trained token.
+
+    Only tokens with H >= the (1 - top_quantile)-quantile of the batch's trained tokens count; the others stay in the
+    divisors, with 0.
+    """
+    terms: TokenTerms = {}
+    for b, t in live_tokens(batch):
+        terms[b, t] = entropy([float(z) for z in outputs["logits"][b, t]])
+    if terms and top_quantile < 1.0:
+        threshold = quantile(list(terms.values()), 1.0 - top_quantile)
+        terms = {place: h if h >= threshold else 0.0 for place, h in terms.items()}
+    return -coefficient * aggregate(terms, batch, aggregation, max_length)
