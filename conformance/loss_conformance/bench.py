@@ -24,6 +24,7 @@ from loss_conformance.facts.coupling import Coupling, measure_coupling
 from loss_conformance.facts.facts import Facts, gather
 from loss_conformance.facts.infer import infer
 from loss_conformance.facts.sources import contract_sources, declared_contract
+from loss_conformance.global_state import random_numbers_from
 from loss_conformance.precision import computes_in_float64
 from loss_conformance.subject.handing_through import HandingThrough
 from loss_conformance.subject.interface import PROBE
@@ -186,7 +187,9 @@ class Bench:
         """Return the evaluation of an untouched case, computed once."""
         known = self._bases.get(id(case))
         if known is None:
-            known = self._bases[id(case)] = (case, self.caller.evaluate(case))
+            # Whoever asks first, a loss that draws random numbers gets the same here, and the law asking the same after.
+            with random_numbers_from(self.seed):
+                known = self._bases[id(case)] = (case, self.caller.evaluate(case))
         return known[1]
 
     def ordinary_bases(self) -> list[Evaluation]:

@@ -61,11 +61,14 @@ class Caller:
         loss = self._in_precision(loss, _precision(case))
         if self.fresh_each_time and not same_object:
             loss = copy_of(loss)
-        if self.contract.stochastic:
-            torch.manual_seed(self.seed)
+        self._restart_random_numbers()
         terms = self.contract.output == "terms"
         with contextlib.nullcontext() if grad_mode_as_left else torch.enable_grad():
             return evaluate(self.subject.protocol, loss, case, terms=terms, stopwatch=self.stopwatch, **how)
+
+    def _restart_random_numbers(self) -> None:
+        if self.contract.stochastic:
+            torch.manual_seed(self.seed)
 
     def keeps_something(self, case: Case) -> bool:
         """Return whether a call on ``case`` changes a tensor the loss keeps, tried on a copy."""
@@ -82,6 +85,7 @@ class Caller:
         """Call the loss on the very tensors of ``case``, nothing cloned, and run its backward; return the value."""
         loss = self._in_precision(self.subject.loss, _precision(case))
         loss = copy_of(loss) if self.fresh_each_time else loss
+        self._restart_random_numbers()
         try:
             value, _ = result_of(self.subject.protocol.call(loss, case))
         except Exception as error:
@@ -94,6 +98,7 @@ class Caller:
 
     def returned(self, case: Case, loss: Any) -> Any:
         """Return what ``loss`` itself returns on ``case``, metrics left out, nothing reduced."""
+        self._restart_random_numbers()
         try:
             return result_of(self.subject.protocol.call(self._in_precision(loss, _precision(case)), case))[0]
         except (ValueError, TypeError, KeyError, NotImplementedError):
@@ -117,6 +122,7 @@ class Caller:
         return self._result(loss, self._on_leaves(case))
 
     def _result(self, loss: Any, case: Case) -> Any:
+        self._restart_random_numbers()
         try:
             return self.subject.protocol.call(loss, case)
         except Exception as error:
@@ -141,6 +147,7 @@ class Caller:
         for leaf in leaves.values():
             leaf.grad = torch.full_like(leaf, start)
         fed = case.with_tensors({key: leaf.clone() for key, leaf in leaves.items()})
+        self._restart_random_numbers()
         try:
             value, _ = result_of(self.subject.protocol.call(loss, fed))
             value = scalar(value, self.contract.output == "terms")
@@ -155,6 +162,7 @@ class Caller:
         loss = self._in_precision(self.subject.loss, _precision(case))
         if isinstance(loss, nn.Module):
             loss = copy_of(loss).to(device)
+        self._restart_random_numbers()
         terms = self.contract.output == "terms"
         return evaluate(self.subject.protocol, loss, case.to(device), terms=terms)
 
@@ -167,6 +175,7 @@ class Caller:
                 # Written past the module: a parameter of another class is refused by its own setter.
                 for state in (vars(module)["_parameters"], vars(module)["_buffers"]):
                     state.update({name: device.put(t) for name, t in state.items() if t is not None})
+        self._restart_random_numbers()
         terms = self.contract.output == "terms"
         return evaluate(self.subject.protocol, loss, case, terms=terms, through=device.put)
 

@@ -117,6 +117,8 @@ class Engine:
                 bench.pool = self.pool
                 bench.options(device=self.device, baseline=self.baseline, profile=self.profile.name)
                 _ = bench.facts, bench.schemas
+                with contextlib.suppress(LossRaised, Malformed):  # which is for the laws to say
+                    _ = bench.eps
         except TimeLimit as limit:
             raise CannotFeed(f"its first call gave {limit}") from None
         except ForeignExit as request:
@@ -233,7 +235,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _contained(self, attempt: Attempt, seconds: float) -> Iterator[None]:
-        with self.watch(attempt, seconds), contained(seconds):
+        with self.watch(attempt, seconds), contained(seconds, self.seed):
             yield
 
     def _once(self, check: Check, attempt: Attempt) -> Broken | str | None:

@@ -13,7 +13,7 @@ import torch
 from loss_conformance.torch_functions import functions_kept, look_again
 from loss_conformance.watched_state import FUNCTIONS, WATCHED
 
-__all__ = ["changed_state", "global_state", "restored_global_state"]
+__all__ = ["changed_state", "global_state", "random_numbers_from", "restored_global_state"]
 
 
 def global_state() -> dict[str, Any]:
@@ -54,19 +54,30 @@ def _difference(name: str, old: Any, new: Any) -> str:
 
 
 @contextlib.contextmanager
-def restored_global_state() -> Iterator[None]:
-    """Run the body and put every watched piece of state back as it was."""
-    before = global_state()
-    numpy_state = numpy.random.get_state()
+def random_numbers_from(seed: int) -> Iterator[None]:
+    """Start every random generator of the process at ``seed``, and put it back where it was."""
+    state, torch_state, numpy_state = random.getstate(), torch.get_rng_state(), numpy.random.get_state()
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    numpy.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        torch.set_rng_state(torch_state)
+        numpy.random.set_state(numpy_state)
+
+
+@contextlib.contextmanager
+def restored_global_state(seed: int = 0) -> Iterator[None]:
+    """Run the body, with random numbers from ``seed``, and put every watched piece of state back as it was."""
+    before = {name: read() for name, (read, _) in WATCHED.items()}
     look_again()
     try:
         # Functions first: some of them put the rest back.
-        with functions_kept():
+        with functions_kept(), random_numbers_from(seed):
             yield
     finally:
-        torch.set_rng_state(before["torch random state"])
-        random.setstate(before["random state"])
-        numpy.random.set_state(numpy_state)
         for name, (read, put_back) in WATCHED.items():
             # Only what changed is put back: some of these setters import half of torch the first time.
             if read() != before[name]:

@@ -31,10 +31,11 @@ class ForeignExit(Exception):
 
 
 @contextlib.contextmanager
-def contained(seconds: float) -> Iterator[None]:
+def contained(seconds: float, seed: int = 0) -> Iterator[None]:
     """Run the body within ``seconds`` and ``MEMORY_BUDGET``, its output and warnings kept away from the user's terminal.
 
-    Global state (random generators, default dtype, grad mode, thread count, working directory, ...) is put back.
+    Random numbers start at ``seed``: what a loss draws depends on nothing that ran before. Global state (random
+    generators, default dtype, grad mode, thread count, working directory, ...) is put back.
 
     Raises:
         TimeLimit: it took longer.
@@ -42,7 +43,7 @@ def contained(seconds: float) -> Iterator[None]:
     """
     with (
         open(os.devnull, "w") as silent,
-        restored_global_state(),
+        restored_global_state(seed),
         contextlib.redirect_stdout(silent),
         contextlib.redirect_stderr(silent),
         warnings.catch_warnings(),

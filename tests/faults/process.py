@@ -77,9 +77,9 @@ class ReplacedMeanwhile(Guarded, Nll):
 
 class Preference(Nll):
     def compute_loss(self, batch, model_outputs):
-        chosen, rejected = pairs(sequence_ratio(batch, model_outputs))
-        margin = 0.1 * (chosen - rejected)
-        return pair_mean(-self.log_sigmoid(margin), pair_weights(batch, margin), batch)
+        h = sequence_ratio(batch, model_outputs)
+        chosen, rejected = pairs(h)
+        return pair_mean(-self.log_sigmoid(0.1 * (chosen - rejected)), pair_weights(batch, h), batch)
 
     def log_sigmoid(self, x):
         return F.logsigmoid(x)

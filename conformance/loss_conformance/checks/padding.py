@@ -6,6 +6,7 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.transform import append_masked_rows, append_masked_token
+from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.masking import masks_anything
 from loss_conformance.checks.registry import check
 from loss_conformance.trial import NotExercised, Trial
@@ -21,7 +22,7 @@ __all__ = ["absent_rows", "padding"]
     cause="a mean over all positions, or a divisor that counts padded tokens.",
     fix="Divide by the number of trained tokens, mask.sum().clamp(min=1).",
     seen_in="linkedin/Liger-Kernel@33f7f487",
-    applies=lambda trial: None if masks_anything(trial) else "it takes no mask",
+    applies=lambda trial: unless("stochastic")(trial) or (None if masks_anything(trial) else "it takes no mask"),
     requires=("scalar_output", "mask_value"),
     own_batch=True,
 )
@@ -39,7 +40,7 @@ def padding(trial: Trial) -> None:
     cause="a divisor that counts rows instead of summing their weights.",
     fix="Divide by sample_mask.sum().clamp(min=1), or by global_valid_seqs when the batch carries it.",
     seen_in="pytorch/rl@65702c58a",
-    applies=lambda trial: None if _masks_rows(trial) else "it reads no mask of rows",
+    applies=lambda trial: unless("stochastic")(trial) or (None if _masks_rows(trial) else "it reads no mask of rows"),
     requires=("scalar_output", "mask_value"),
     own_batch=True,
 )

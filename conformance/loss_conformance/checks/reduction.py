@@ -22,7 +22,7 @@ __all__ = ["duplicate_rows", "microbatch"]
 def _adds_up(trial: Trial) -> str | None:
     if trial.facts.contract.normalizer == "local":
         return f"normalizer = 'local' ({trial.facts.origin['normalizer']})"
-    return unless("coupled")(trial) or no_rows(trial)
+    return unless("coupled", "stochastic")(trial) or no_rows(trial)
 
 
 @check(
@@ -66,7 +66,7 @@ def microbatch(trial: Trial) -> None:
     cause="a divisor that does not grow with the number of terms, or grows faster.",
     fix="Divide by the number (or summed weight) of the terms; declare Contract(normalizer='sum') when a sum is meant.",
     seen_in="volcengine/verl@4d722b176",
-    applies=lambda trial: unless("coupled")(trial) or no_rows(trial),
+    applies=lambda trial: unless("coupled", "stochastic")(trial) or no_rows(trial),
     own_batch=True,
 )
 def duplicate_rows(trial: Trial) -> None:

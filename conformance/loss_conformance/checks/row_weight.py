@@ -25,7 +25,9 @@ __all__ = ["row_weight"]
     cause="sample_mask multiplied into the token mask and into the row terms, or weights counted where they should be summed.",
     fix="Multiply every finished row term by its weight once; divide by the sum of the weights, or by the global count.",
     seen_in="",
-    applies=lambda trial: unless("coupled")(trial) or (None if _mask(trial.case) else "it reads no weights of rows"),
+    applies=lambda trial: (
+        unless("coupled", "stochastic")(trial) or (None if _mask(trial.case) else "it reads no weights of rows")
+    ),
     requires=("scalar_output", "duplicate_rows"),
     own_batch=True,
 )

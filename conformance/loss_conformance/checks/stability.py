@@ -29,6 +29,7 @@ COARSE: Final = 0.5
     why="Cancellation eats the gradient long before anything becomes NaN: confident tokens stop training.",
     cause="log(1 - p), log(sum(exp)), a product of probabilities, or a sum accumulated in half precision.",
     fix="Use log1p, expm1, logsumexp and log-probabilities throughout.",
+    applies=unless("stochastic"),  # another precision draws other numbers
     seen_in="kornia/kornia@fdb5d39bf",
     requires=("scalar_output", "finite_value"),
     own_batch=True,
@@ -80,7 +81,7 @@ def _require(
     cause=".half() or .to(torch.bfloat16) on the way, or autocast left on around the loss.",
     fix="Compute the loss in float32, whatever precision the model runs in.",
     seen_in="linkedin/Liger-Kernel@ac2e8f45",
-    applies=unless("surrogate_gradient"),
+    applies=unless("surrogate_gradient", "stochastic"),
     requires=("scalar_output", "finite_value"),
     own_batch=True,
 )

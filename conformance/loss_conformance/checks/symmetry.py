@@ -20,6 +20,7 @@ __all__ = ["batch_permutation", "row_independence"]
     why="A loss that knows the order of the batch mixes samples, usually along a wrong axis.",
     cause="broadcasting [B] against [B, S] along the wrong axis (silent when B = S), or flattening that mixes rows.",
     fix="Write the axis: weights[:, None] for rows, and sum over dim=1 before the mean over rows.",
+    applies=unless("stochastic"),
     seen_in="qubvel-org/segmentation_models.pytorch@a542c55",
     own_batch=True,
 )

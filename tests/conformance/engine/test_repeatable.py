@@ -1,5 +1,6 @@
 """The same seed gives the same verdicts, whatever happened before; a failure is shrunk to a small case."""
 
+import random
 import re
 from dataclasses import replace
 
@@ -7,17 +8,36 @@ import numpy
 import pytest
 import torch
 
-from loss_conformance.verdict import Report
-from loss_reference import DPOLoss, PPOClipLoss
-from tests.conformance.engine.misbehaving import quick_engine
+from loss_conformance.verdict import Report, Status
+from loss_reference import Contract, DPOLoss, LossFunction, PPOClipLoss
+from tests.conformance.engine.misbehaving import TokenMean, quick_engine
 from tests.conformance.engine.test_statuses import Leaks
+from tests.conformance.facts.small_losses import weights
+
+
+class DropsOut(TokenMean):
+    """Random numbers nobody knows of."""
+
+    def spoiled(self, value, mask):
+        return value * (1.0 + 0.5 * torch.rand(()) + 0.5 * random.random() + 0.5 * numpy.random.random())
+
+
+class Weighted(LossFunction):
+    """Random numbers it declares."""
+
+    contract = Contract(stochastic=True)
+
+    def compute_loss(self, batch, model_outputs):
+        mask = weights(batch)
+        logprobs = torch.where(mask != 0, model_outputs["next_token_logprobs"], 0.0)
+        return -(logprobs * mask * torch.rand_like(mask)).sum() / mask.sum().clamp(min=1)
 
 
 def without_seconds(report: Report) -> Report:
     return replace(report, verdicts=tuple(verdict.with_seconds(0.0) for verdict in report.verdicts))
 
 
-@pytest.mark.parametrize("loss", [Leaks, DPOLoss, PPOClipLoss])
+@pytest.mark.parametrize("loss", [Leaks, DPOLoss, PPOClipLoss, DropsOut, Weighted])
 def test_two_engines_with_one_seed_agree(loss: type) -> None:
     one = without_seconds(quick_engine(loss, seed=3).report())
     torch.manual_seed(1234)
@@ -28,12 +48,19 @@ def test_two_engines_with_one_seed_agree(loss: type) -> None:
     assert one.seed == 3
 
 
-def test_the_order_checks_run_in_does_not_matter() -> None:
-    forwards, backwards = quick_engine(Leaks), quick_engine(Leaks)
+@pytest.mark.parametrize("loss", [Leaks, DropsOut, Weighted])
+def test_the_order_checks_run_in_does_not_matter(loss: type) -> None:
+    forwards, backwards = quick_engine(loss), quick_engine(loss)
     names = [check.name for check in forwards.checks()]
     one = {name: forwards.run(name).with_seconds(0) for name in names}
     other = {name: backwards.run(name).with_seconds(0) for name in reversed(names)}
     assert one == other
+
+
+def test_a_loss_that_declares_its_random_numbers_is_not_blamed_for_them() -> None:
+    report = quick_engine(Weighted).report()
+    assert report.conformant
+    assert report.having(Status.ADVICE) == ()
 
 
 def test_another_seed_tries_other_cases() -> None:
