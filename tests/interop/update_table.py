@@ -136,7 +136,8 @@ def without_a_row() -> str:
     compared = {registry.get(row.loss) for row in TABLE}
     missing = sorted(name for cls, name in first_names.items() if cls not in compared)
     names = ", ".join(f"`{name}`" for name in missing)
-    return f"### Not compared\n\nNo installed library computes these, or they are made of other losses: {names}. Some were read, see below."
+    why = "No installed library computes these, or they are made of other losses; some were read, see below"
+    return f"### Not compared\n\n{why}: {names}."
 
 
 def document() -> str:
