@@ -14,7 +14,7 @@ READ_AT: Final[dict[str, str]] = {
     "NeMo RL": "revision 7ea279ab of 2026-08-22",
     "Open-Instruct": "revision e6c3044a of 2026-08-20",
     "NeMo-Aligner": "its DPO and RPO losses",
-    "TRL, removed trainers": "revision f2cd5771 of 2026-07-24",
+    "TRL, older": "revision f2cd5771 of 2026-07-24",
     "verl, older": "revision b178a3cd of 2026-01-29",
     "torchtune, recipes": "revision bd2a0fc7 of 2026-04-23, not part of the released package",
     "DistiLLM": "revision d47e77ff",
@@ -48,7 +48,7 @@ class Reading:
 NeMo = partial(Reading, library="NeMo RL")
 Instruct = partial(Reading, library="Open-Instruct")
 Aligner = partial(Reading, library="NeMo-Aligner")
-Trl = partial(Reading, library="TRL, removed trainers")
+Trl = partial(Reading, library="TRL, older")
 Tune = partial(Reading, library="torchtune, recipes")
 Distil = partial(Reading, library="DistiLLM")
 Papers = partial(Reading, library="papers' code")
@@ -85,7 +85,7 @@ NEMO_RL: Final = (
     NeMo("gspo", counterpart="ClippedPGLossFn, sequence_level_importance_ratios=True"),
     NeMo(
         "seq_truncate",
-        counterpart="the same with importance sampling correction",
+        counterpart="ClippedPGLossFn, ratios of sequences with importance sampling correction",
         option={"ratio_level": "sequence", "aggregation": "seq_mean_token_mean", "is_max": 1e9},
         note="the weight is a sum over the answer, not a mean",
     ),
@@ -188,8 +188,8 @@ OTHERS: Final = (
     Distil("tvd", counterpart="tv_distance"),
     Reading("poly1_ce", "optax", "poly_loss_cross_entropy"),
     Reading("focal_ce", "optax", "sigmoid_focal_loss", difference="a sigmoid per class, not a softmax over them"),
-    Papers("tdpo1", counterpart="TDPO, if_tdpo2=False"),
-    Papers("tdpo2", counterpart="TDPO, if_tdpo2=True"),
+    Papers("tdpo1", counterpart="TDPO1"),
+    Papers("tdpo2", counterpart="TDPO2"),
     Papers("beta_dpo", counterpart="beta-DPO", note="pairs are left out at random there; here by a mask that is given"),
     Papers("rrhf", counterpart="RRHF"),
 )

@@ -117,7 +117,7 @@ def told(reading: Reading) -> str:
     """Return what the second part says of a formula."""
     given = options(reading.option)
     said = f"differs: {reading.difference}" if reading.difference else "same"
-    said += f" {'beside' if reading.difference else 'with'} {given}" if given else ""
+    said += f" (otherwise with {given})" if given and reading.difference else f" with {given}" if given else ""
     return f"{said}; {reading.note}" if reading.note else said
 
 
@@ -129,11 +129,23 @@ def read() -> str:
     return f"{READ}\n{where}\n\n{table(('loss', 'library', 'there', 'read'), lines)}"
 
 
+def without_a_row() -> str:
+    """Return which losses nothing was compared with, each by its first name."""
+    classes = {cls for cls in registry.registry.values() if cls.__module__.startswith("loss_reference.")}
+    first_names = {cls: next(n for n, c in registry.registry.items() if c is cls) for cls in classes}
+    compared = {registry.get(row.loss) for row in TABLE}
+    missing = sorted(name for cls, name in first_names.items() if cls not in compared)
+    names = ", ".join(f"`{name}`" for name in missing)
+    why = "No installed library computes these, or they are made of other losses; some were read, see below"
+    return f"### Not compared\n\n{why}: {names}."
+
+
 def document() -> str:
     """Return the whole page."""
     parts = [measured(family) for family in FAMILIES]
     body = "\n\n".join(part for part in parts if part)
-    return f"{INTRODUCTION}\n{libraries()}\n\n## Compared by running both\n\n{body}\n\n{advantages()}\n\n{read()}\n"
+    sections = (f"## Compared by running both\n\n{body}", without_a_row(), advantages(), read())
+    return "\n\n".join((f"{INTRODUCTION}\n{libraries()}", *sections)) + "\n"
 
 
 if __name__ == "__main__":

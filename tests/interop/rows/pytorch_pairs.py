@@ -68,6 +68,23 @@ def squared_gap(inputs: Inputs) -> Tensor:
     return nn.MSELoss()(margins(inputs), gap[0::2] - gap[1::2])
 
 
+def shifted(inputs: Inputs, by: str) -> Tensor:
+    """Return the logistic loss of x less 0.7 times the gap of the rewards, or plus 0.02 times that of the lengths."""
+    gap, n = inputs.batch["rewards"], inputs.m.sum(dim=1)
+    x = margins(inputs) + (0.02 * (n[0::2] - n[1::2]) if by == "length" else -0.7 * (gap[0::2] - gap[1::2]))
+    return nn.SoftMarginLoss()(x, torch.ones_like(x))
+
+
+def two_squares(inputs: Inputs) -> Tensor:
+    h, target = log_ratios(inputs).reshape(-1, 2), torch.tensor([1 / (2 * BETA), -1 / (2 * BETA)], dtype=torch.float64)
+    return nn.MSELoss(reduction="sum")(h, target.to(h).expand_as(h)) / len(h)
+
+
+def of_groups(inputs: Inputs) -> Tensor:
+    r = BETA * log_ratios(inputs).reshape(-1, 3)
+    return nn.CrossEntropyLoss()(r, (inputs.batch["rewards"].reshape(-1, 3) / 0.5).softmax(dim=1))
+
+
 def absolute_logistic(inputs: Inputs) -> Tensor:
     h = BETA * log_ratios(inputs)
     labels = torch.tensor([1.0, 0.0]).to(h).repeat(len(h) // 2)
@@ -145,6 +162,26 @@ ROWS = (
         config={"beta": BETA},
         difference="averages over rows, of which a pair has two: half of ours",
         ours=partial(times, 0.5),
+    ),
+    Pairs("rebel", counterpart="nn.MSELoss()(delta / eta, gap)", theirs=squared_gap, config={"eta": 1 / BETA}),
+    Pairs("sppo_hard", counterpart="nn.MSELoss()(h, [1, -1] / (2 beta))", theirs=two_squares, config={"beta": BETA}),
+    Pairs(
+        "odpo",
+        counterpart="nn.SoftMarginLoss()(x - alpha gap, 1)",
+        theirs=partial(shifted, by="reward"),
+        config={"beta": BETA, "alpha": 0.7},
+    ),
+    Pairs(
+        "r_dpo",
+        counterpart="nn.SoftMarginLoss()(x + alpha (n_w - n_l), 1)",
+        theirs=partial(shifted, by="length"),
+        config={"beta": BETA, "alpha": 0.02},
+    ),
+    Pairs(
+        "infonca",
+        counterpart="nn.CrossEntropyLoss()(beta h, softmax(rewards / alpha))",
+        theirs=of_groups,
+        config={"group_size": 3, "beta": BETA, "alpha": 0.5},
     ),
     Pairs("rpo_sq", counterpart="nn.MSELoss()(x, y)", theirs=squared_gap, config={"beta": BETA}),
     Pairs(

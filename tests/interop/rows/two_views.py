@@ -1,4 +1,4 @@
-"""Two embeddings of every row: open_clip, lightly, info-nce-pytorch, MONAI, sentence-transformers and transformers."""
+"""Two embeddings of every row: PyTorch, open_clip, lightly, info-nce-pytorch, MONAI, sentence-transformers and transformers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,30 @@ def symmetric_ranking(inputs: Inputs) -> Tensor:
     return module.compute_loss_from_embeddings([inputs.leaves[name] for name in VIEWS], None)
 
 
+def one_against_one(inputs: Inputs) -> Tensor:
+    query, positive, negatives = split(inputs)
+    gap = F.cosine_similarity(query, positive) - F.cosine_similarity(query, negatives[:, 0])
+    return nn.SoftMarginLoss()(gap / 0.2, torch.ones_like(gap))
+
+
+def of_first_negatives(loss: LossFunction, inputs: Inputs) -> Tensor:
+    starts = torch.arange(QUERIES) * PER_QUERY
+    pairs = {
+        f"{name}_pairs": torch.stack([starts, starts + k], dim=1) for name, k in (("positive", 1), ("negative", 2))
+    }
+    return loss(pairs, inputs.outputs)
+
+
 ROWS = (
+    Row(
+        "pairwise_contrastive",
+        "torch",
+        "nn.SoftMarginLoss() of cosine similarities / t",
+        queries,
+        one_against_one,
+        config={"temperature": 0.2},
+        ours=of_first_negatives,
+    ),
     Views("clip_symmetric", library="open_clip", counterpart="ClipLoss", theirs=clip),
     Views("siglip", library="open_clip", counterpart="SigLipLoss", theirs=siglip),
     Views(
