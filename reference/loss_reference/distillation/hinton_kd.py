@@ -28,7 +28,8 @@ class HintonKDLoss(LossFunction):
 
     Config: ``alpha`` a (0.5, in [0, 1]): 0 is ``NLLLoss``, 1 at T = 1 is ``ForwardKLLoss``; ``temperature`` T (2, above
     0); ``temper_hard`` (False; True: the hard part at temperature T too) and ``scale_soft`` (True; False: without T^2).
-    Liger's ``weight_hard_loss`` and ``weight_soft_loss`` are 1 - a and a with ``temper_hard=True, scale_soft=False``.
+    Liger's ``weight_hard_loss`` and ``weight_soft_loss`` are 1 - a and a with ``scale_soft=False`` (as of release
+    0.8.5, which takes the hard part at T = 1).
 
     Raises:
         KeyError: neither form of the teacher.

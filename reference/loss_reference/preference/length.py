@@ -33,7 +33,7 @@ def common_length_weights(m: Tensor, alpha: float = 0.5) -> Tensor:
     n_w, n_l = split_pairs(trained_lengths(m))
     L = torch.minimum(n_w, n_l).repeat_interleave(2)
     ordinal = (m != 0).cumsum(dim=1)
-    return torch.where(ordinal <= L.unsqueeze(1), 1.0, alpha).to(m.dtype)
+    return torch.where(ordinal <= L.unsqueeze(1), m.new_ones(()), alpha)
 
 
 def r_dpo(delta: Tensor, n_w: Tensor, n_l: Tensor, beta: float = 0.1, alpha: float = 0.01) -> Tensor:
