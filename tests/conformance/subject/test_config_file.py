@@ -107,7 +107,7 @@ def test_bad_contracts(write, tmp_path):
         "--loss-contract: the given text: Contract.family='valu' is not known"
     )
     assert refused(contract={"fields": {"x": {"role": "logits", "shapes": "B"}}}) == (
-        "--loss-contract: the given mapping: fields.x: unknown 'shapes'; expected role, shape, trainable; "
+        "--loss-contract: the given mapping: fields.x: unknown 'shapes'; expected role, shape, trainable, speaks_of; "
         "did you mean 'shape'?"
     )
     assert refused(contract={"fields": {"x": "logits"}}) == (

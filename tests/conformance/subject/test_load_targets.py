@@ -127,7 +127,12 @@ def test_rebuild_changes_some_settings_and_keeps_the_others(root):
 
 def test_declared_settings():
     subject = load_subject(DPOLoss, config={"beta": 0.3})
-    assert subject.settings == {"beta": 0.3, "label_smoothing": 0.0, "average_log_probs": False}
+    assert subject.settings == {
+        "beta": 0.3,
+        "label_smoothing": 0.0,
+        "average_log_probs": False,
+        "pair_layout": "interleaved",
+    }
     assert subject.rebuild({"beta": 1.0}).beta == 1.0
 
 
