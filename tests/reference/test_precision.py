@@ -22,7 +22,7 @@ ULPS = 16
 """Stated bound: the float32 value is within 16 units of roundoff of |L| + sum |x dL/dx|, the size of what is added up."""
 GRADIENT_ULPS = 64
 """An entry of the gradient is a product of several such sums: within 64 units of the largest entry there usually is."""
-ORDINARY = ("typical", "full", "holes", "on_policy", "off_policy")
+ORDINARY = ("typical", "full", "holes", "off_policy")
 CASES = 1
 
 
