@@ -6,25 +6,8 @@ from loss_conformance import check_loss
 from loss_conformance.verdict import Status
 from tests.conformance.checks.every_reference import CONFIGS, LOSSES
 
-# One or two of each kind are tried at length.
-AT_LENGTH = {
-    "AdaptiveLoss",
-    "BradleyTerryLoss",
-    "ComposedLoss",
-    "ContrastiveLoss",
-    "CustomDPOLoss",
-    "DPOLoss",
-    "DynamicWeightLoss",
-    "ForwardKLLoss",
-    "GRPOLoss",
-    "InfoNCELoss",
-    "MixedKLLoss",
-    "MultiObjectiveLoss",
-    "NLLLoss",
-    "PPOClipLoss",
-    "ReverseKLLoss",
-    "ValueMSELoss",
-}
+# One of each way of putting terms together is tried at length.
+AT_LENGTH = {"ContrastiveLoss", "DPOLoss", "ForwardKLLoss", "GRPOLoss"}
 
 
 def assert_passes(loss: type, profile: str, seed: int) -> None:
@@ -40,7 +23,7 @@ def test_passes_its_own_suite(loss: type) -> None:
 
 
 # The cases of the quick profile and seed 0 are among those of the standard one.
-@pytest.mark.parametrize(("profile", "seed"), [("standard", 0), ("quick", 1), ("quick", 2)])
+@pytest.mark.parametrize(("profile", "seed"), [("standard", 0), ("quick", 1)])
 @pytest.mark.parametrize("loss", [c for c in LOSSES if c.__name__ in AT_LENGTH], ids=lambda cls: cls.__name__)
 def test_passes_at_length(loss: type, profile: str, seed: int) -> None:
     assert_passes(loss, profile, seed)
