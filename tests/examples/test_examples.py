@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 WRONG = {
     "contrastive_loss.py:ContrastiveLoss": ["finite_value"],
-    "adaptive_loss.py:AdaptiveLoss": ["empty_batch", "microbatch", "option_effect"],
+    "adaptive_loss.py:AdaptiveLoss": ["empty_batch", "finite_difference", "microbatch", "option_effect"],
     "dynamic_weight_loss.py:DynamicWeightLoss": ["finite_value", "empty_batch"],
     "masked_mean_bug.py:MaskedMeanLoss": ["mask_value"],
 }

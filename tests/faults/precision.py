@@ -270,7 +270,7 @@ FAULTS = (
         DividedByPowers,
         RunBackwards,
         ("stability",),
-        VALUE,
+        Contract(family="value", normalizer="local"),
         profile="standard",
     ),
     Fault(
