@@ -125,12 +125,12 @@ def test_against_oracles(seed: int) -> None:
     for align in ("position", "trained_token"):
         for weights in (None, x["v"].exp()):
             A = optimal_token_baseline(
-                x["r"], x["lp"], x["squares"], x["mask"], GROUPS, weights, align=align, singleton="reward", eps=1e-8
+                x["r"], x["lp"], x["squares"], x["mask"], GROUPS, weights, align=align, singleton="reward", eps=1e-12
             ).advantages
             oracle = oracles.optimal_token_baseline_advantages(
-                a["r"], a["mask"], GROUPS.numpy(), a["lp"], a["squares"], weights=weights, align=align
+                a["r"], a["mask"], GROUPS.numpy(), a["lp"], a["squares"], weights=weights, align=align, epsilon=1e-12
             )
-            check(A, oracle, atol=1e-6)  # eps / W of G at a tail, where the loss says 0
+            check(A, oracle, atol=1e-9)  # eps / W of G at a tail, where the loss says 0
 
 
 def test_errors() -> None:
