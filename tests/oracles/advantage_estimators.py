@@ -285,29 +285,43 @@ def optimal_token_baseline_advantages(
     logprobs: ArrayLike,
     sum_of_squares: ArrayLike,
     *,
+    weights: ArrayLike | None = None,
+    align: str = "position",
     epsilon: float = 1e-8,
 ) -> Array:
-    """[B, T] from token rewards: G_t - B_t, B_t = sum G_t W_t / (sum W_t + epsilon) over the group's rows at column t.
+    """[B, T] from token rewards: G_t - B_t, B_t = sum G_t W_t / (sum W_t + epsilon) over the group's rows.
 
     G is reward_to_go; W_t = sum over the row's trained s <= t of 1 - 2 pi_s + sum_v pi_v^2, with pi_s = exp(logprobs)
-    of the token taken and sum_of_squares [B, T]. Rows whose token is masked are in neither sum; a group of one row has
-    no baseline.
+    of the token taken and sum_of_squares [B, T], each term times weights[b,s]^2 where given. A group of one row has no
+    baseline. The sums at the token t of a row take from each row
+    position       its token in the same column, if that is trained
+    trained_token  its k-th trained token, if it has so many, where t is the k-th of its own row: for responses with
+                   the output of tools, untrained, in between
     """
+    if align not in ("position", "trained_token"):
+        raise ValueError(f"unknown align {align!r}")
     to_go = reward_to_go(rewards, mask)
     lp, squares = np.asarray(logprobs), np.asarray(sum_of_squares)
-    weights = np.zeros(to_go.shape)
+    path = np.zeros(to_go.shape)
     for b in range(len(to_go)):
         so_far = 0.0
         for t in trained_columns(mask, b):
-            so_far += 1.0 - 2.0 * exp(float(lp[b, t])) + float(squares[b, t])
-            weights[b, t] = so_far
+            scale = 1.0 if weights is None else float(np.asarray(weights)[b, t]) ** 2
+            so_far += scale * (1.0 - 2.0 * exp(float(lp[b, t])) + float(squares[b, t]))
+            path[b, t] = so_far
     result = np.zeros(to_go.shape)
     for b, group in enumerate(members(groups)):
-        for t in trained_columns(mask, b):
+        for k, t in enumerate(trained_columns(mask, b)):
             baseline = 0.0
             if len(group) > 1:
-                here = [j for j in group if t in trained_columns(mask, j)]
-                total = sum(float(weights[j, t]) for j in here)
-                baseline = sum(float(to_go[j, t] * weights[j, t]) for j in here) / (total + epsilon)
+                here = []
+                for j in group:
+                    trained = trained_columns(mask, j)
+                    if align == "position" and t in trained:
+                        here.append((j, t))
+                    elif align == "trained_token" and k < len(trained):
+                        here.append((j, trained[k]))
+                total = sum(float(path[place]) for place in here)
+                baseline = sum(float(to_go[place] * path[place]) for place in here) / (total + epsilon)
             result[b, t] = float(to_go[b, t]) - baseline
     return result

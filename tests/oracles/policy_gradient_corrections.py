@@ -1,10 +1,12 @@
 """Corrections for a behaviour policy that is not the old one (tis-divergence_mask): ppo_clip's terms times a constant weight W.
 
 g = lp_old - lp_gen of a token (lp_gen = generation_logprobs), W0 = e^g; sums and means over the row's trained tokens.
+The losses take the settings of `corrected` besides their own.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
 from .numerics import exp
@@ -32,109 +34,62 @@ def inside(x: float, low: float, high: float) -> bool:
 def corrected(
     batch: Fields,
     outputs: Fields,
-    clip: tuple[float, float],
     weight: Weight,
-    aggregation: str,
-    max_length: float | None,
+    *,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
 ) -> float:
     """W max(-A r, -A clip(r)) aggregated, r = exp(lp - lp_old); a weight of 0 gives exactly 0."""
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         w = weight(b, t)
         ratio = exp(delta_at(batch, outputs, b, t))
-        term = ppo_term(ratio, advantage_at(batch, b, t), *clip, None)
+        term = ppo_term(ratio, advantage_at(batch, b, t), ratio_clip_min, ratio_clip_max, None)
         terms[b, t] = w * term if w != 0.0 else 0.0
     return aggregate(terms, batch, aggregation, max_length)
 
 
-def tis(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    is_min: float = 0.0,
-    is_max: float = 2.0,
-    ratio_clip_min: float = 0.2,
-    ratio_clip_max: float = 0.2,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
+def tis(batch: Fields, outputs: Fields, *, is_min: float = 0.0, is_max: float = 2.0, **shared: Any) -> float:
     """W = clamp(W0, is_min, is_max)."""
 
     def weight(b: int, t: int) -> float:
         return min(max(exp(generation_gap(batch, b, t)), is_min), is_max)
 
-    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+    return corrected(batch, outputs, weight, **shared)
 
 
-def icepop(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    is_min: float = 0.5,
-    is_max: float = 2.0,
-    ratio_clip_min: float = 0.2,
-    ratio_clip_max: float = 0.2,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
+def icepop(batch: Fields, outputs: Fields, *, is_min: float = 0.5, is_max: float = 2.0, **shared: Any) -> float:
     """W = W0 where is_min <= W0 <= is_max, else 0."""
 
     def weight(b: int, t: int) -> float:
         w = exp(generation_gap(batch, b, t))
         return w if inside(w, is_min, is_max) else 0.0
 
-    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+    return corrected(batch, outputs, weight, **shared)
 
 
-def seq_truncate(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    is_max: float = 3.0,
-    ratio_clip_min: float = 0.2,
-    ratio_clip_max: float = 0.2,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
+def seq_truncate(batch: Fields, outputs: Fields, *, is_max: float = 3.0, **shared: Any) -> float:
     """W = min(e^{sum g}, is_max) of the row."""
 
     def weight(b: int, _: int) -> float:
         return min(exp(sum(row_gaps(batch, b))), is_max)
 
-    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+    return corrected(batch, outputs, weight, **shared)
 
 
-def seq_mask(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    is_min: float = 0.0,
-    is_max: float = 3.0,
-    ratio_clip_min: float = 0.2,
-    ratio_clip_max: float = 0.2,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
+def seq_mask(batch: Fields, outputs: Fields, *, is_min: float = 0.0, is_max: float = 3.0, **shared: Any) -> float:
     """W = e^{sum g} where is_min <= e^{sum g} <= is_max, else 0, for the whole row."""
 
     def weight(b: int, _: int) -> float:
         w = exp(sum(row_gaps(batch, b)))
         return w if inside(w, is_min, is_max) else 0.0
 
-    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+    return corrected(batch, outputs, weight, **shared)
 
 
-def seq_mask_tis(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    is_min: float = 0.5,
-    is_max: float = 2.0,
-    ratio_clip_min: float = 0.2,
-    ratio_clip_max: float = 0.2,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
+def seq_mask_tis(batch: Fields, outputs: Fields, *, is_min: float = 0.5, is_max: float = 2.0, **shared: Any) -> float:
     """W = the token's W0, untruncated, where the row has is_min <= e^{mean g} <= is_max, else 0."""
 
     def weight(b: int, t: int) -> float:
@@ -142,19 +97,10 @@ def seq_mask_tis(
         kept = inside(exp(sum(gaps) / len(gaps)), is_min, is_max)
         return exp(generation_gap(batch, b, t)) if kept else 0.0
 
-    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+    return corrected(batch, outputs, weight, **shared)
 
 
-def off_policy_mask(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    threshold: float = 0.1,
-    ratio_clip_min: float = 0.2,
-    ratio_clip_max: float = 0.2,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
+def off_policy_mask(batch: Fields, outputs: Fields, *, threshold: float = 0.1, **shared: Any) -> float:
     """W = 0 at tokens of A < 0 in rows with mean (lp_gen - lp) > threshold, else 1."""
 
     def weight(row: int, t: int) -> float:
@@ -165,7 +111,7 @@ def off_policy_mask(
         dropped = advantage_at(batch, row, t) < 0.0 and sum(drift) / len(drift) > threshold
         return 0.0 if dropped else 1.0
 
-    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+    return corrected(batch, outputs, weight, **shared)
 
 
 def divergence_mask(
@@ -176,10 +122,7 @@ def divergence_mask(
     level: str = "token",
     upper: float = 2.0,
     lower: float | None = None,
-    ratio_clip_min: float = 0.2,
-    ratio_clip_max: float = 0.2,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
+    **shared: Any,
 ) -> float:
     """W = 1 where kept, else 0.
 
@@ -209,4 +152,4 @@ def divergence_mask(
             return 1.0 if inside(exp(x), 1.0 / upper if lower is None else lower, upper) else 0.0
         return 1.0 if inside(x, -math.inf, upper) else 0.0
 
-    return corrected(batch, outputs, (ratio_clip_min, ratio_clip_max), weight, aggregation, max_length)
+    return corrected(batch, outputs, weight, **shared)

@@ -4,6 +4,8 @@ d = lp - lp_ref. How a KL estimate is differentiated does not change its value.
 """
 
 import math
+from functools import partial
+from typing import Any
 
 from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
 from .numerics import exp, log_softmax
@@ -28,98 +30,31 @@ def kl_estimates(
     return terms
 
 
-def kl_k1(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    coefficient: float = 1.0,
-    kl_gradient: str = "pathwise",
-    input_clamp: float | None = None,
-    output_clamp: float | None = None,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
-    """coefficient d, aggregated."""
-    return kl_loss(batch, outputs, "k1", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
-
-
-def kl_k2(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    coefficient: float = 1.0,
-    kl_gradient: str = "pathwise",
-    input_clamp: float | None = None,
-    output_clamp: float | None = None,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
-    """coefficient d^2 / 2, aggregated."""
-    return kl_loss(batch, outputs, "k2", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
-
-
-def kl_k3(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    coefficient: float = 1.0,
-    kl_gradient: str = "pathwise",
-    input_clamp: float | None = None,
-    output_clamp: float | None = None,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
-    """coefficient (e^{-d} - 1 + d), aggregated."""
-    return kl_loss(batch, outputs, "k3", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
-
-
-def kl_abs(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    coefficient: float = 1.0,
-    kl_gradient: str = "pathwise",
-    input_clamp: float | None = None,
-    output_clamp: float | None = None,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
-    """coefficient |d|, aggregated."""
-    return kl_loss(batch, outputs, "abs", coefficient, kl_gradient, input_clamp, output_clamp, aggregation, max_length)
-
-
 def kl_loss(
+    kl_type: str,
     batch: Fields,
     outputs: Fields,
-    kl_type: str,
-    coefficient: float,
-    kl_gradient: str,
-    input_clamp: float | None,
-    output_clamp: float | None,
-    aggregation: str,
-    max_length: float | None,
+    *,
+    coefficient: float = 1.0,
+    kl_gradient: str = "pathwise",
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+    aggregation: str = "token_mean",
+    max_length: float | None = None,
 ) -> float:
-    """coefficient times the aggregated estimates."""
+    """coefficient times the aggregated estimates: d, d^2 / 2, e^{-d} - 1 + d or |d| of each token."""
     if kl_gradient not in KL_GRADIENTS:
         raise ValueError(f"unknown kl_gradient {kl_gradient!r}")
     terms = kl_estimates(batch, outputs, kl_type, input_clamp, output_clamp)
     return coefficient * aggregate(terms, batch, aggregation, max_length)
 
 
-def kl_straight_through(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    kl_type: str = "k3",
-    coefficient: float = 1.0,
-    input_clamp: float | None = None,
-    output_clamp: float | None = None,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
-    """the value of kl_type (the gradient is k2's)."""
-    terms = kl_estimates(batch, outputs, kl_type, input_clamp, output_clamp)
-    return coefficient * aggregate(terms, batch, aggregation, max_length)
+kl_k1, kl_k2, kl_k3, kl_abs = (partial(kl_loss, kl_type) for kl_type in ("k1", "k2", "k3", "abs"))
+
+
+def kl_straight_through(batch: Fields, outputs: Fields, *, kl_type: str = "k3", **shared: Any) -> float:
+    """the value of kl_type (the gradient is k2's); settings of kl_loss."""
+    return kl_loss(kl_type, batch, outputs, **shared)
 
 
 def kl_unbiased(

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from .counts import Fields, live_tokens, next_token_logprob, pair_weights
 from .numerics import exp, softplus
 from .preference_terms import logprob_pair, pair_mean, sequence_logprob, smoothed, trained_tokens
@@ -14,16 +16,16 @@ def log_one_minus_exp(x: float) -> float:
     return math.log(-math.expm1(x)) if x > -math.log(2.0) else math.log1p(-math.exp(x))
 
 
-def chosen_nll(batch: Fields, outputs: Fields, nll: str) -> float:
+def chosen_nll(batch: Fields, outputs: Fields, nll_average: str) -> float:
     """NLL of the chosen rows' trained (response) tokens.
 
-    row_mean    pair_mean of -a_w, the chosen row's mean over its own tokens
-    token_mean  sum_n w_n sum_t tm (-lp) / max(sum_n w_n sum_t tm, 1) over the chosen rows of this batch
+    sequences  pair_mean of -a_w, the chosen row's mean over its own tokens
+    tokens     sum_n w_n sum_t tm (-lp) / max(sum_n w_n sum_t tm, 1) over the chosen rows of this batch
     """
-    if nll == "row_mean":
+    if nll_average in ("sequence", "sequences"):
         return pair_mean(batch, lambda n: -sequence_logprob(batch, outputs, 2 * n, True))
-    if nll != "token_mean":
-        raise ValueError(f"unknown nll {nll!r}")
+    if nll_average != "tokens":
+        raise ValueError(f"unknown nll_average {nll_average!r}")
     weights = pair_weights(batch, batch["token_mask"].shape[0])
     total = 0.0
     count = 0.0
@@ -35,11 +37,30 @@ def chosen_nll(batch: Fields, outputs: Fields, nll: str) -> float:
     return total / max(count, 1.0)
 
 
-def orpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, nll: str = "row_mean") -> float:
+def prompt_and_response(batch: Fields) -> Fields:
+    """The batch with every token before input_lengths [B] trained, or every token where there are no lengths."""
+    mask = np.ones(batch["token_mask"].shape)
+    if "input_lengths" in batch:
+        for b, length in enumerate(batch["input_lengths"]):
+            mask[b, int(length) :] = 0.0
+    return {**batch, "token_mask": mask}
+
+
+def orpo(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    beta: float = 0.1,
+    nll_span: str = "response",
+    nll_average: str = "sequences",
+) -> float:
     """NLL_chosen - beta log sigma(o), o = (a_w - a_l) - (log(1 - e^{a_w}) - log(1 - e^{a_l})).
 
-    o = 0 where a row has no trained token: its odds are undefined.
+    o = 0 where a row has no trained token: its odds are undefined. The NLL is of the trained tokens (response) or of
+    prompt_and_response (full).
     """
+    if nll_span not in ("response", "full"):
+        raise ValueError(f"unknown nll_span {nll_span!r}")
 
     def term(n: int) -> float:
         chosen, rejected = logprob_pair(batch, outputs, n, average=True)
@@ -49,7 +70,8 @@ def orpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, nll: str = "row_m
         odds = (chosen - rejected) - (log_one_minus_exp(chosen) - log_one_minus_exp(rejected))
         return softplus(-odds)
 
-    return chosen_nll(batch, outputs, nll) + beta * pair_mean(batch, term)
+    imitated = prompt_and_response(batch) if nll_span == "full" else batch
+    return chosen_nll(imitated, outputs, nll_average) + beta * pair_mean(batch, term)
 
 
 def cpo(
@@ -59,7 +81,7 @@ def cpo(
     beta: float = 0.1,
     alpha: float = 1.0,
     label_smoothing: float = 0.0,
-    nll: str = "row_mean",
+    nll_average: str = "sequences",
 ) -> float:
     """cdpo at x = beta (p_w - p_l), plus alpha NLL_chosen."""
 
@@ -68,17 +90,26 @@ def cpo(
         return smoothed(beta * (chosen - rejected), label_smoothing)
 
     value = pair_mean(batch, term)
-    return value + alpha * chosen_nll(batch, outputs, nll) if alpha != 0.0 else value
+    return value + alpha * chosen_nll(batch, outputs, nll_average) if alpha != 0.0 else value
 
 
-def simpo(batch: Fields, outputs: Fields, *, beta: float = 0.1, gamma: float = 0.5) -> float:
-    """-log sigma(beta (a_w - a_l) - gamma)."""
+def simpo(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    beta: float = 0.1,
+    gamma: float = 0.5,
+    nll_weight: float = 0.0,
+    nll_average: str = "sequences",
+) -> float:
+    """-log sigma(beta (a_w - a_l) - gamma), plus nll_weight NLL_chosen."""
 
     def term(n: int) -> float:
         chosen, rejected = logprob_pair(batch, outputs, n, average=True)
         return softplus(gamma - beta * (chosen - rejected))
 
-    return pair_mean(batch, term)
+    value = pair_mean(batch, term)
+    return value + nll_weight * chosen_nll(batch, outputs, nll_average) if nll_weight != 0.0 else value
 
 
 def power_gap(chosen: float, rejected: float, alpha: float) -> float:

@@ -12,7 +12,10 @@ Data = dict[str, NDArray[Any]]
 Oracle = Callable[..., float]
 
 # [B, S, ..] fields whose entry t predicts token t+1; the other float [B, S] fields speak of token t itself.
-PREDICTING = ("logits", "mtp_logits", "teacher_logits", "teacher_topk_logits", "teachers_logits")
+PREDICTING = (
+    *("logits", "draft_logits", "mtp_logits", "reference_logits"),
+    *("teacher_logits", "teacher_topk_logits", "teachers_logits"),
+)
 
 
 def without_untrained(fields: Data, token_mask: NDArray[Any]) -> Data:
@@ -36,7 +39,8 @@ def without_untrained(fields: Data, token_mask: NDArray[Any]) -> Data:
 
 def with_absent_rows(batch: Data, outputs: Data, rows: int) -> tuple[Data, Data]:
     """Further rows of sample_mask 0 that hold nothing but NaN, and ids that no vocabulary has."""
-    present = batch["sample_mask"].shape[0]
+    present = batch["sample_mask"].shape[0] if "sample_mask" in batch else batch["token_mask"].shape[0]
+    batch = {"sample_mask": np.ones(present), **batch}
 
     def longer(fields: Data) -> Data:
         grown = {}
@@ -55,6 +59,12 @@ def with_absent_rows(batch: Data, outputs: Data, rows: int) -> tuple[Data, Data]
     return batch, outputs
 
 
+def soiled(batch: Data, outputs: Data, absent_rows: int = 0) -> tuple[Data, Data]:
+    """The batch and outputs without what no loss may read, and with further rows of it."""
+    mask = batch["token_mask"]
+    return with_absent_rows(without_untrained(batch, mask), without_untrained(outputs, mask), absent_rows)
+
+
 def check_absence(oracle: Oracle, batch: Data, outputs: Data, *, rows: int = 1, **settings: Any) -> float:
     """The value, after seeing that absent rows change nothing and that a wholly absent batch is 0."""
     value = oracle(batch, outputs, **settings)
@@ -67,18 +77,18 @@ def check_absence(oracle: Oracle, batch: Data, outputs: Data, *, rows: int = 1, 
     return value
 
 
-def check_token_rules(oracle: Oracle, batch: Data, outputs: Data, **settings: Any) -> None:
+def check_token_rules(oracle: Oracle, batch: Data, outputs: Data, *, rows: int = 1, **settings: Any) -> None:
     """check_absence, untrained places, the default row weight, and the halves of a batch under shared counts."""
-    value = check_absence(oracle, batch, outputs, **settings)
+    value = check_absence(oracle, batch, outputs, rows=rows, **settings)
     near = pytest.approx(value, rel=1e-12, abs=1e-12)
     mask = batch["token_mask"]
-    assert oracle(without_untrained(batch, mask), without_untrained(outputs, mask), **settings) == near
+    assert oracle(*soiled(batch, outputs), **settings) == near
     unweighted = {name: field for name, field in batch.items() if name != "sample_mask"}
     ones = {**batch, "sample_mask": np.ones(mask.shape[0])}
     assert oracle(unweighted, outputs, **settings) == pytest.approx(oracle(ones, outputs, **settings), rel=1e-12)
     counts = {"global_valid_toks": np.array(40.0), "global_valid_seqs": np.array(8.0)}
     halves = 0.0
-    for rows in (slice(None, 2), slice(2, None)):
-        part = {name: field[rows] for name, field in batch.items()} | counts
-        halves += oracle(part, {name: field[rows] for name, field in outputs.items()}, **settings)
+    for half in (slice(None, 2), slice(2, None)):
+        part = {name: field[half] for name, field in batch.items()} | counts
+        halves += oracle(part, {name: field[half] for name, field in outputs.items()}, **settings)
     assert halves == pytest.approx(oracle(batch | counts, outputs, **settings), rel=1e-12, abs=1e-12)

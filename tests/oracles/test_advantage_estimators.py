@@ -241,6 +241,26 @@ def test_optimal_token_baseline_by_hand() -> None:
     assert optimal_token_baseline_advantages(*alone) == near_array(arr([5, 4, 4], [8, 0, 6]))
 
 
+def test_optimal_token_baseline_of_the_same_trained_token_by_hand() -> None:
+    # As above, the second tokens being those of columns 1 and 2: B = 21/3, (4 * 2 + 6 * 3)/5, and G itself where alone.
+    logprobs = np.log(arr([0.5, 0.5, 0.75], [0.25, 1, 0.25]))
+    squares = arr([1, 1, 1], [1.5, NAN, 0.5])
+    rewards: tuple[Any, ...] = (TOKEN_REWARDS, MASK, [0, 0], logprobs, squares)
+    config: dict[str, Any] = {"align": "trained_token", "epsilon": 0.0}
+    assert optimal_token_baseline_advantages(*rewards, **config) == near_array(arr([-2, -1.2, 0], [1, 0, 0.8]))
+    # Its square: W = 4, 5, 5.5 and 2, -, 3; B = 36/6, (4 * 5 + 6 * 3)/8.
+    weights = arr([2, 1, 1], [1, NAN, 1])
+    weighted = optimal_token_baseline_advantages(*rewards, weights=weights, **config)
+    assert weighted == near_array(arr([-1, -0.75, 0], [2, 0, 1.25]))
+    # Without tools in between both are the same.
+    whole: tuple[Any, ...] = (np.nan_to_num(TOKEN_REWARDS), np.ones((2, 3)), [0, 0], logprobs, np.nan_to_num(squares))
+    assert optimal_token_baseline_advantages(*whole, **config) == near_array(
+        optimal_token_baseline_advantages(*whole, epsilon=0.0)
+    )
+    with pytest.raises(ValueError, match="unknown align"):
+        optimal_token_baseline_advantages(*rewards, align="end")
+
+
 def test_optimal_token_baseline_of_equal_weights_is_the_mean() -> None:
     rewards, _, mask = random_episode(2)
     mask[:] = 1.0

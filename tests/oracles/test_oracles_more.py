@@ -187,9 +187,9 @@ def test_default_settings() -> None:
         (dpop, {"beta": 0.3, "lambda_": 50.0}),
         (odpo, {"beta": 0.1, "alpha": 1.0}),
         (rebel, {"eta": 1.0}),
-        (orpo, {"beta": 0.1, "nll": "row_mean"}),
-        (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "nll": "row_mean"}),
-        (simpo, {"beta": 0.1, "gamma": 0.5}),
+        (orpo, {"beta": 0.1, "nll_span": "response", "nll_average": "sequences"}),
+        (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "nll_average": "sequences"}),
+        (simpo, {"beta": 0.1, "gamma": 0.5, "nll_weight": 0.0, "nll_average": "sequences"}),
         (alphapo, {"beta": 0.1, "alpha": 0.25, "gamma": 0.5}),
         (slic_hf, {"delta": 1.0}),
         (aot, {"beta": 0.1, "label_smoothing": 0.0}),
@@ -209,8 +209,8 @@ def test_refused_settings() -> None:
     for e in (0.0, 1.0):
         with pytest.raises(ValueError, match="label_smoothing"):
             exo_pair(*log_ratios(1, 0), label_smoothing=e)
-    with pytest.raises(ValueError, match="unknown nll"):
-        orpo(*log_ratios(1, 0), nll="mean")
+    with pytest.raises(ValueError, match="unknown nll_average"):
+        orpo(*log_ratios(1, 0), nll_average="mean")
     for oracle, _ in PAIR_LOSSES:
         with pytest.raises(ValueError, match="even"):
             oracle(*log_ratios(1, 0, 1, rewards=(0, 0, 0)))
@@ -308,11 +308,11 @@ def test_nll_spans_by_hand() -> None:
     for oracle in (orpo, cpo):
         neutral = 0.1 * LOG2 if oracle is orpo else LOG2
         assert oracle(batch, outputs) == near(4.0 + neutral)
-        assert oracle(batch, outputs, nll="token_mean") == near(10 / 3 + neutral)
+        assert oracle(batch, outputs, nll_average="tokens") == near(10 / 3 + neutral)
         # Pair weights 1 and 1/2: (2 + 3)/1.5 and (4 + 3)/2.5.
         weighted = {**batch, "sample_mask": np.array([1.0, 1.0, 1.0, 0.5])}
         assert oracle(weighted, outputs) == near(10 / 3 + neutral)
-        assert oracle(weighted, outputs, nll="token_mean") == near(2.8 + neutral)
+        assert oracle(weighted, outputs, nll_average="tokens") == near(2.8 + neutral)
     # Averages log(3/4) (of log(1/2) and log(9/8)) and log(1/2), as in the one-token pair above.
     outputs["next_token_logprobs"] = arr([-LOG2, math.log(9 / 8)], [-LOG2, -LOG2])
     pair: Data = {"token_mask": np.ones((2, 3))}
@@ -321,6 +321,35 @@ def test_nll_spans_by_hand() -> None:
     # A rejected row without a trained token: neutral odds.
     batch["token_mask"][3] = 0.0
     assert orpo(batch, outputs) == near(4.0 + 0.1 * LOG2)
+
+
+def test_nll_of_prompt_and_response_by_hand() -> None:
+    # Chosen rows of 5 and of 4 tokens, the first of each unpredicted: prompts of 1, 2 and of 8; responses as above.
+    batch: Data = {"token_mask": arr([0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0, 0, 1, 0, 0], [0, 0, 1, 0, 0])}
+    batch["input_lengths"] = np.array([5, 5, 3, 3])
+    outputs: Data = {
+        "next_token_logprobs": arr([-1, -2, -1, -3], [NAN, NAN, -3, -1], [-8, -6, NAN, NAN], [NAN, -6, NAN, NAN])
+    }
+    assert orpo(batch, outputs) == near(4.0 + 0.1 * LOG2)
+    # Row means 7/4 and 7; token mean 21/6.
+    assert orpo(batch, outputs, nll_span="full") == near(4.375 + 0.1 * LOG2)
+    assert orpo(batch, outputs, nll_span="full", nll_average="tokens") == near(3.5 + 0.1 * LOG2)
+    # Without lengths the row is read to its end.
+    outputs["next_token_logprobs"][2, 2:] = [-5, -1]
+    del batch["input_lengths"]
+    assert orpo(batch, outputs, nll_span="full") == near((1.75 + 5) / 2 + 0.1 * LOG2)
+    with pytest.raises(ValueError, match="unknown nll_span"):
+        orpo(batch, outputs, nll_span="prompt")
+
+
+def test_nll_beside_simpo_by_hand() -> None:
+    # Log-probs -7 and -9 of one token each.
+    assert simpo(*log_ratios(2, 0), beta=1.0, gamma=1.0, nll_weight=0.5) == near(SP1 - 1 + 3.5)
+    batch: Data = {"token_mask": arr([0, 1, 1], [0, 1, 1], [0, 1, 0], [0, 1, 0])}
+    outputs: Data = {"next_token_logprobs": arr([-1, -3], [-3, -1], [-6, NAN], [-6, NAN])}
+    plain = simpo(batch, outputs)
+    assert simpo(batch, outputs, nll_weight=2.0) == near(plain + 8.0)
+    assert simpo(batch, outputs, nll_weight=2.0, nll_average="tokens") == near(plain + 20 / 3)
 
 
 def test_log_one_minus_exp() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from .policy_gradient import ppo_clip
 from .policy_gradient_corrections import (
+    corrected,
     divergence_mask,
     icepop,
     off_policy_mask,
@@ -16,7 +17,7 @@ from .policy_gradient_corrections import (
     seq_truncate,
     tis,
 )
-from .soiling import soiled
+from .shared_rules import soiled
 from .test_oracles import LOG2, NAN, Data, Oracle, arr, near
 from .test_oracles_more import defaults, permuted
 from .test_oracles_more_policy import random_case
@@ -200,9 +201,15 @@ def test_corrections_share_their_rules(oracle: Oracle) -> None:
 
 def test_default_settings() -> None:
     clip = {"ratio_clip_min": 0.2, "ratio_clip_max": 0.2, "aggregation": "token_mean", "max_length": None}
-    assert defaults(tis) == {"is_min": 0.0, "is_max": 2.0, **clip}
-    assert defaults(icepop) == defaults(seq_mask_tis) == {"is_min": 0.5, "is_max": 2.0, **clip}
-    assert defaults(seq_truncate) == {"is_max": 3.0, **clip}
-    assert defaults(seq_mask) == {"is_min": 0.0, "is_max": 3.0, **clip}
-    assert defaults(off_policy_mask) == {"threshold": 0.1, **clip}
-    assert defaults(divergence_mask) == {"estimator": "k1", "level": "token", "upper": 2.0, "lower": None, **clip}
+    assert defaults(corrected) == clip
+    own: list[tuple[Oracle, dict[str, Any]]] = [
+        (tis, {"is_min": 0.0, "is_max": 2.0}),
+        (icepop, {"is_min": 0.5, "is_max": 2.0}),
+        (seq_mask_tis, {"is_min": 0.5, "is_max": 2.0}),
+        (seq_truncate, {"is_max": 3.0}),
+        (seq_mask, {"is_min": 0.0, "is_max": 3.0}),
+        (off_policy_mask, {"threshold": 0.1}),
+        (divergence_mask, {"estimator": "k1", "level": "token", "upper": 2.0, "lower": None}),
+    ]
+    for oracle, expected in own:
+        assert defaults(oracle) == expected

@@ -19,7 +19,7 @@ from .policy_gradient_covariance import (
     vapo_nll,
 )
 from .policy_gradient_tokens import on_policy, reinforce
-from .soiling import soiled
+from .shared_rules import soiled
 from .supervised import nll
 from .test_oracles import LOG2, NAN, Data, Oracle, arr, near, random_tokens
 from .test_oracles_more import defaults, log_ratios, permuted

@@ -19,7 +19,7 @@ from .preference_groups import (
 )
 from .preference_pairs import hinge_dpo, ipo
 from .preference_without_reference import cpo, simpo, slic_hf
-from .soiling import soiled
+from .shared_rules import soiled
 from .test_oracles import LOG2, NAN, Data, Oracle, arr, gathered, near, random_tokens
 from .test_oracles_more import SIG1, SP1, SP2, at_reference, defaults, log_ratios, permuted
 

@@ -9,7 +9,7 @@ from .preference import dpo
 from .preference_judged import nash_md, online_dpo, xpo
 from .preference_pairs import ipo
 from .preference_terms import sequence_logprob
-from .soiling import soiled
+from .shared_rules import soiled
 from .test_oracles import LOG2, NAN, Data, Oracle, arr, gathered, near, random_tokens
 from .test_oracles_more import SP1, SP2, at_reference, defaults, log_ratios, permuted
 

@@ -8,7 +8,7 @@ import pytest
 
 from .preference_absolute import apo_zero, bco_pair
 from .preference_unpaired import apo_zero_unpaired, bco, bco_state, kl_reference_point, kto
-from .soiling import soiled
+from .shared_rules import soiled
 from .test_oracles import LOG2, NAN, Data, Oracle, arr, gathered, near, random_tokens
 from .test_oracles_more import SIG1, SIG2, SP1, SP2, at_reference, defaults, log_ratios, permuted
 

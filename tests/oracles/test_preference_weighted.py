@@ -21,7 +21,7 @@ from .preference_weighted import (
     tdpo2,
     wpo,
 )
-from .soiling import soiled
+from .shared_rules import soiled
 from .test_oracles import LOG2, NAN, Data, Oracle, arr, gathered, near, random_tokens
 from .test_oracles_more import SP1, SP2, at_reference, defaults, log_ratios, permuted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -23,13 +24,14 @@ def assert_agrees(
     *,
     gradient: bool = True,
     rel: float = 1e-10,
+    fields: Collection[str] | None = None,
 ) -> None:
-    """Compare value and, for every floating model output, gradient; ``batch`` and ``outputs`` are float64.
+    """Compare value and, for every floating model output or those of ``fields``, gradient; everything is float64.
 
     Finite differences of the oracle are those of the *value*: leave out ``gradient`` where a loss stops gradients.
     """
     expected = oracle(arrays(batch), arrays(outputs), **config)
-    for field in (key for key, x in outputs.items() if x.is_floating_point()):
+    for field in fields or [key for key, x in outputs.items() if x.is_floating_point()]:
         got, got_gradient = value_and_gradient(registry.create(name, config), batch, outputs, field)
         assert got.item() == pytest.approx(expected, rel=rel, abs=1e-13)
         if gradient:

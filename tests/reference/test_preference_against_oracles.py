@@ -42,9 +42,9 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "dpop": (preference_absolute.dpop, [*BETA, {"lambda_": 0.0}, {"lambda_": 2.0}]),
     "r_dpo": (preference_pairs.r_dpo, [*BETA, {"alpha": 0.0}, {"alpha": 1.0}]),
     "cal_dpo": (preference_absolute.cal_dpo, BETA),
-    "orpo": (preference_without_reference.orpo, BETA),
+    "orpo": (preference_without_reference.orpo, [*BETA, {"nll_span": "full"}]),
     "cpo": (preference_without_reference.cpo, [*SMOOTHING, {"alpha": 0.0}, {"alpha": 3.0}]),
-    "simpo": (preference_without_reference.simpo, [*BETA, {"gamma": 0.0}, {"gamma": 2.0}]),
+    "simpo": (preference_without_reference.simpo, [*BETA, {"gamma": 0.0}, {"gamma": 2.0}, {"nll_weight": 0.7}]),
     "alphapo": (
         preference_without_reference.alphapo,
         [*BETA, {"gamma": 2.0}, {"alpha": 0.0}, {"alpha": 2.0}, {"alpha": -0.5}],
@@ -114,3 +114,11 @@ def test_nothing_left(name: str) -> None:
     batch, outputs = rewarded_case(37)
     batch["sample_mask"] = torch.zeros(4, dtype=torch.float64)
     assert_agrees(name, {}, batch, outputs)
+
+
+def test_the_nll_of_orpo_ends_where_the_row_does() -> None:
+    for sample_mask in (None, "zeros", "floats"):
+        batch, outputs = rewarded_case(41, sample_mask=sample_mask, width=5)
+        batch["input_lengths"] = torch.tensor([5, 2, 4, 0])
+        batch["token_mask"][torch.arange(5) >= batch["input_lengths"][:, None]] = 0
+        assert_agrees("orpo", {"nll_span": "full"}, batch, outputs)

@@ -122,11 +122,15 @@ def test_against_oracles(seed: int) -> None:
     check(got.advantages, expected[0])
     check(got.returns, expected[1])
     check(opd_advantages(x["teacher"], x["lp"], x["mask"]), oracles.opd_advantages(a["teacher"], a["lp"], a["mask"]))
-    A = optimal_token_baseline(
-        x["r"], x["lp"], x["squares"], x["mask"], GROUPS, singleton="reward", eps=1e-8
-    ).advantages
-    oracle = oracles.optimal_token_baseline_advantages(a["r"], a["mask"], GROUPS.numpy(), a["lp"], a["squares"])
-    check(A, oracle, atol=1e-6)  # eps / W of G at a tail, where the loss says 0
+    for align in ("position", "trained_token"):
+        for weights in (None, x["v"].exp()):
+            A = optimal_token_baseline(
+                x["r"], x["lp"], x["squares"], x["mask"], GROUPS, weights, align=align, singleton="reward", eps=1e-12
+            ).advantages
+            oracle = oracles.optimal_token_baseline_advantages(
+                a["r"], a["mask"], GROUPS.numpy(), a["lp"], a["squares"], weights=weights, align=align, epsilon=1e-12
+            )
+            check(A, oracle, atol=1e-9)  # eps / W of G at a tail, where the loss says 0
 
 
 def test_errors() -> None:

@@ -110,3 +110,13 @@ def test_without_an_optional_field(name: str, field: str) -> None:
 def test_nll_over_the_gold_tokens_of_the_batch(name: str, sample_mask: str | None) -> None:
     batch, outputs = answers_for(name, 47, sample_mask=sample_mask, width=4)
     assert_loss_agrees(name, {"nll_average": "tokens", "tpo_alpha": 0.6}, batch, outputs, gradient=True)
+
+
+@pytest.mark.parametrize("counts", [False, True], ids=["local", "global"])
+@pytest.mark.parametrize("config", [{"lambda_": 0.5}, {"lambda_": 2.0, "delta": 10.0}, {"delta": 0.1}])
+def test_slic_hf_with_a_target(config: Config, counts: bool) -> None:
+    for sample_mask in (None, "zeros", "floats"):
+        batch, outputs = answers_for("slic_hf", 53, sample_mask=sample_mask, counts=counts, width=4)
+        only = {"next_token_logprobs": outputs["next_token_logprobs"]}
+        oracle = preference_groups.slic_hf_with_target
+        assert_agrees("slic_hf", oracle, config, batch, only, gradient=sample_mask == "floats")
