@@ -208,10 +208,11 @@ class Caller:
 
     def _in_precision(self, loss: Any, dtype: torch.dtype) -> Any:
         # Parameters and buffers must meet the inputs in one dtype, without touching the user's own object.
-        if not isinstance(loss, nn.Module) or not any(t.is_floating_point() for t in _state(loss)):
+        kept = [t.dtype for t in _state(loss) if t.is_floating_point()] if isinstance(loss, nn.Module) else []
+        if not kept:
             return loss
         if loss is not self.subject.loss:
-            return copy_of(loss).to(dtype)
+            return loss if set(kept) == {dtype} else copy_of(loss).to(dtype)
         if dtype not in self._cast_losses:
             self._cast_losses[dtype] = copy_of(loss).to(dtype)
         return self._cast_losses[dtype]

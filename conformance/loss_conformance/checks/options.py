@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final
 
+from torch import nn
+
 from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, gradients_differ
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["option_effect"]
@@ -70,11 +72,10 @@ class _Effect:
     alike: list[tuple[str, str]] = field(default_factory=list)
     compared: list[tuple[str, str]] = field(default_factory=list)
 
-    def compare(self, one: Any, got: list[Evaluation], other: Any, wanted: list[Evaluation]) -> None:
-        """Note what changes between two values of the setting."""
-        pairs = list(zip(got, wanted, strict=True))
-        value_moves = any(bool(a.value != b.value) for a, b in pairs)
-        gradient_moves = any(gradients_differ(a, b) for a, b in pairs)
+    def compare(self, trial: Trial, one: Any, got: list[Evaluation], other: Any, wanted: list[Evaluation]) -> None:
+        """Note what changes between two values of the setting, by more than rounding."""
+        moves = [trial.moves(a, b) for a, b in zip(got, wanted, strict=True)]
+        value_moves, gradient_moves = (any(which) for which in zip(*moves, strict=True))
         self.value_moves = bool(self.value_moves) or value_moves
         self.gradient_moves = self.gradient_moves or gradient_moves
         self.compared.append((one, other))
@@ -92,7 +93,7 @@ def _effect(trial: Trial, name: str, settings: dict[str, list[Any]]) -> _Effect:
     for beside in _companions(name, settings):
         answers = [(value, got) for value in settings[name] if (got := _answers(trial, {**beside, name: value}))]
         for (one, got), (other, wanted) in combinations(answers, 2):
-            effect.compare(one, got, other, wanted)
+            effect.compare(trial, one, got, other, wanted)
         if effect.gradient_moves and not effect.alike:
             break
     effect.alike = [pair for pair in effect.alike if pair in effect.compared]
@@ -112,7 +113,10 @@ def _answers(trial: Trial, changed: dict[str, Any]) -> list[Evaluation]:
     assert rebuild is not None
     try:
         loss = rebuild(changed)
-        return [trial.evaluate(case, loss=loss) for case, _ in trial.bench.cases_of(VARIED, 5)]
+        # What a loss remembers may be what a setting acts on: one object then lives through all cases.
+        lasting = trial.facts.contract.stateful
+        loss = loss.to(trial.bench.dtype) if lasting and isinstance(loss, nn.Module) else loss
+        return [trial.evaluate(case, loss=loss, same_object=lasting) for case, _ in trial.bench.cases_of(VARIED, 5)]
     except (Malformed, ValueError, TypeError, AssertionError):
         return []
     except LossRaised as raised:
