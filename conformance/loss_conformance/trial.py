@@ -169,7 +169,6 @@ class Trial:
         self.require_gradients(got.gradients, wanted.gradients, changed, **how)
         self.require_gradients(got.parameters, wanted.parameters, changed, **how)
 
-
     def moves(self, one: Evaluation, other: Evaluation) -> tuple[bool, bool]:
         """Return whether value and gradients of two evaluations differ by more than rounding."""
         value = (one.value.to(torch.float64) - other.value.to(torch.float64)).abs()

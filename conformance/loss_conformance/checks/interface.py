@@ -97,7 +97,9 @@ def repeatable(trial: Trial) -> None:
     loss = trial.bench.caller.own_copy(trial.case)
     first = trial.evaluate(trial.case, loss=loss, same_object=True)
     with torch.no_grad():
-        trial.bench.caller.call(trial.case.with_tensors({key: t.clone() for key, t in trial.case.tensors.items()}), loss)
+        trial.bench.caller.call(
+            trial.case.with_tensors({key: t.clone() for key, t in trial.case.tensors.items()}), loss
+        )
     second = trial.evaluate(trial.case, loss=loss, same_object=True)
     if not _identical(first.value, second.value):
         raise Broken(f"first {number(first.value)}, then {number(second.value)}", "the same value twice")

@@ -52,6 +52,13 @@ def option_effect(trial: Trial) -> None:
                 f"an L that changes with {name}",
                 guessed=name not in trial.facts.contract.options,
             )
+        if effect.silent:
+            raise Broken(
+                f"with {name}={effect.silent[0]!r} L and its gradient are 0 on every batch",
+                "a loss that still trains: the setting weighs one part against another, and neither may be empty",
+                cause="one of the two parts it mixes is constant: it compares a thing with itself, or reads no trained input.",
+                guessed=True,
+            )
         if effect.alike:
             one, other = sorted(effect.alike)[0]
             raise Broken(f"{name}={one!r} and {name}={other!r} give the same L and gradient", "two different losses")
@@ -64,11 +71,13 @@ class _Effect:
     Attributes:
         value_moves: whether the value changes with it; ``None`` when no two of its values are legal.
         gradient_moves: whether the gradient does.
+        silent: numbers other than 0 with which nothing is left of the loss.
         alike: pairs of words that were legal beside the same settings and between which nothing changed at all.
     """
 
     value_moves: bool | None = None
     gradient_moves: bool = False
+    silent: list[float] = field(default_factory=list)
     alike: list[tuple[str, str]] = field(default_factory=list)
     compared: list[tuple[str, str]] = field(default_factory=list)
 
@@ -91,13 +100,26 @@ def _effect(trial: Trial, name: str, settings: dict[str, list[Any]]) -> _Effect:
         # Two words name two behaviours; two numbers may both lie beyond where a clip acts.
         effect.alike = [pair for pair in combinations(settings[name], 2) if all(isinstance(x, str) for x in pair)]
     for beside in _companions(name, settings):
-        answers = [(value, got) for value in settings[name] if (got := _answers(trial, {**beside, name: value}))]
+        answers = [
+            (value, got) for value in settings[name] if (got := _answers(trial, {**beside, name: value}, lasting=True))
+        ]
+        if not all(_nothing_left(got) for _, got in answers):
+            effect.silent += [
+                value for value, got in answers if isinstance(value, float) and value and _nothing_left(got)
+            ]
         for (one, got), (other, wanted) in combinations(answers, 2):
             effect.compare(trial, one, got, other, wanted)
         if effect.gradient_moves and not effect.alike:
             break
     effect.alike = [pair for pair in effect.alike if pair in effect.compared]
     return effect
+
+
+def _nothing_left(answers: list[Evaluation]) -> bool:
+    return all(
+        bool(got.value == 0) and not any(bool(g.any()) for g in (*got.gradients.values(), *got.parameters.values()))
+        for got in answers
+    )
 
 
 def _companions(name: str, settings: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -107,14 +129,16 @@ def _companions(name: str, settings: dict[str, list[Any]]) -> Iterator[dict[str,
             yield from ({other: value} for value in values[1:])
 
 
-def _answers(trial: Trial, changed: dict[str, Any]) -> list[Evaluation]:
-    """Return the evaluations of all ordinary cases with these settings; none when they are not legal together."""
+def _answers(trial: Trial, changed: dict[str, Any], *, lasting: bool = False) -> list[Evaluation]:
+    """Return the evaluations of all ordinary cases with these settings; none when they are not legal together.
+
+    Where the loss remembers, a ``lasting`` object lives through all of them: what it remembers may be what is set.
+    """
     rebuild = trial.bench.subject.rebuild
     assert rebuild is not None
     try:
         loss = rebuild(changed)
-        # What a loss remembers may be what a setting acts on: one object then lives through all cases.
-        lasting = trial.facts.contract.stateful
+        lasting = lasting and trial.facts.contract.stateful
         loss = loss.to(trial.bench.dtype) if lasting and isinstance(loss, nn.Module) else loss
         return [trial.evaluate(case, loss=loss, same_object=lasting) for case, _ in trial.bench.cases_of(VARIED, 5)]
     except (Malformed, ValueError, TypeError, AssertionError):
