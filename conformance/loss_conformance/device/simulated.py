@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.autograd.variable import Variable, VariableMeta
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["SIMULATED", "DeviceMixed", "OnDevice", "SimulatedDevice"]
@@ -62,6 +63,16 @@ class OnDevice(Tensor):
 class SimulatedDevice(TorchFunctionMode):
     """While active, factories called with ``device=`` the simulated one give tensors on it."""
 
+    def __enter__(self) -> SimulatedDevice:
+        # Its constructor is no function a mode gets to see, and forgets the class of what it wraps.
+        VariableMeta.__call__ = _variable  # type: ignore[assignment, method-assign]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        del VariableMeta.__call__
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         asked = [value for value in (*args, *kwargs.values()) if _is_simulated(value)]
@@ -75,6 +86,13 @@ class SimulatedDevice(TorchFunctionMode):
     def put(self, tensor: Tensor) -> Tensor:
         """Return ``tensor`` as a tensor on this device; it stays part of the same graph."""
         return tensor.as_subclass(OnDevice)
+
+
+def _variable(cls: type[Variable], *args: Any, **kwargs: Any) -> Any:
+    """Wrap a tensor as old code does, ``torch.autograd.Variable(x)``: what is wrapped stays where it is."""
+    made = type.__call__(cls, *args, **kwargs)
+    wrapped = args[0] if args else kwargs.get("data")
+    return made.as_subclass(OnDevice) if isinstance(wrapped, OnDevice) else made
 
 
 def _refuse_cpu_tensors(func: Callable[..., Any], given: list[Any]) -> None:

@@ -56,8 +56,10 @@ def infer(schema: Schema, known: Facts, coupling: Coupling = Coupling.UNKNOWN) -
         facts["level"] = ("pair", f"a {family} loss without labels compares pairs")
     if family in _NON_NEGATIVE:
         facts["lower_bound"] = (0.0, f"{family} losses are usually at least 0")
-    if family == "contrastive":
+    if family == "contrastive" and coupling is Coupling.UNKNOWN:
         facts["coupled"] = (True, "a contrastive term compares rows")
+    elif family == "contrastive" and coupling.across:
+        facts["coupled"] = (True, f"measured: {coupling}")
     return facts
 
 

@@ -16,9 +16,15 @@ from loss_conformance.subject.parameter_names import SIZES, meaning_of, meanings
 from loss_conformance.subject.probe import PLAN, Fit, Probe, probe, spare
 from loss_conformance.subject.protocol import CallingProtocol
 from loss_conformance.subject.readings import readings
-from loss_conformance.subject.signatures import VARIADIC, parameters_of, required_parameters
+from loss_conformance.subject.signatures import (
+    VARIADIC,
+    annotation_of,
+    is_list_of_tensors,
+    parameters_of,
+    required_parameters,
+)
 from loss_conformance.subject.torch_losses import slots_of_torch_loss
-from loss_conformance.subject.unfed import no_parameters, none_fits, unknown_parameter
+from loss_conformance.subject.unfed import list_of_tensors, no_parameters, none_fits, unknown_parameter
 from loss_reference.contract import Contract
 
 __all__ = ["ByNameProtocol"]
@@ -121,7 +127,7 @@ def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
     """Return the parameters to feed: required ones, declared ones, and optional ones whose name is known.
 
     Raises:
-        CannotFeed: a required parameter whose meaning is not known, or no parameter at all.
+        CannotFeed: a required parameter that is a list, or whose meaning is not known, or no parameter at all.
     """
     found = []
     for parameter in parameters_of(loss):
@@ -129,6 +135,8 @@ def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
             continue
         declared = parameter.name in contract.fields
         meaning = meaning_of(parameter.name)
+        if parameter.default is Parameter.empty and not declared and is_list_of_tensors(parameter):
+            raise list_of_tensors(parameter.name, annotation_of(parameter))
         if parameter.default is Parameter.empty and not declared and meaning is None:
             raise unknown_parameter(loss, parameter.name)
         if parameter.default is Parameter.empty or declared or (parameter.default is None and meaning is not None):
