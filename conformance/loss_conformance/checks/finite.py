@@ -131,7 +131,8 @@ def _emptied(trial: Trial) -> Case:
         return case
     level, family = trial.facts.contract.level, trial.facts.contract.family
     of_tokens = level == "token" or (level is None and family not in ("preference", "reward", "composite"))
-    if of_tokens and any(slot.token_axis is not None for slot in masks):
+    of_tokens_alone = [case.tensor(slot) for slot in masks if slot.token_axis is not None]
+    if of_tokens and of_tokens_alone and not any(bool((mask != 0).any()) for mask in of_tokens_alone):
         return case
     raise NotExercised("its terms are sequences, and it reads no sample_mask that could take them all out")
 

@@ -23,9 +23,11 @@ _MAY_MIX: Final = {
     Tensor.__setitem__,
     Tensor.copy_,
     Tensor.type_as,
+    torch._has_compatible_shallow_copy_type,
 }
 _READ_BY_NUMPY: Final[set[Any]] = {Tensor.numpy, Tensor.__array__}
 _COPIES: Final = {torch.tensor, torch.as_tensor, torch.asarray}
+_READS_THE_DEVICE: Final = {torch._C._nn._parse_to}
 
 
 class DeviceMixed(RuntimeError):
@@ -64,6 +66,9 @@ class SimulatedDevice(TorchFunctionMode):
     """While active, factories called with ``device=`` the simulated one give tensors on it."""
 
     def __enter__(self) -> SimulatedDevice:
+        # What a module moves here is another class of tensor, which writing into the old one would lose.
+        self._overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
         # Its constructor is no function a mode gets to see, and forgets the class of what it wraps.
         VariableMeta.__call__ = _variable  # type: ignore[assignment, method-assign]
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -71,6 +76,7 @@ class SimulatedDevice(TorchFunctionMode):
 
     def __exit__(self, *raised: Any) -> None:
         del VariableMeta.__call__
+        torch.__future__.set_overwrite_module_params_on_conversion(self._overwrites)
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -78,7 +84,7 @@ class SimulatedDevice(TorchFunctionMode):
         asked = [value for value in (*args, *kwargs.values()) if _is_simulated(value)]
         if func in _COPIES and isinstance(args[0], OnDevice) and "device" not in kwargs:
             return func(*args, **kwargs).as_subclass(OnDevice)
-        if not asked or any(isinstance(value, OnDevice) for value in args):
+        if not asked or func in _READS_THE_DEVICE or any(isinstance(value, OnDevice) for value in args):
             return func(*args, **kwargs)
         result = func(*_without_device(args), **{key: _on_cpu(value) for key, value in kwargs.items()})
         return result.as_subclass(OnDevice) if isinstance(result, Tensor) else result

@@ -12,7 +12,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.subject.declared_slots import declared_slot, vocabulary_argument
 from loss_conformance.subject.own_sizes import sized
-from loss_conformance.subject.parameter_names import SIZES, meaning_of, meanings_of
+from loss_conformance.subject.parameter_names import SIZES, loose_meaning, meaning_of, meanings_of
 from loss_conformance.subject.probe import PLAN, Fit, Probe, probe, spare
 from loss_conformance.subject.protocol import CallingProtocol
 from loss_conformance.subject.readings import readings
@@ -137,7 +137,7 @@ def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
         meaning = meaning_of(parameter.name)
         if parameter.default is Parameter.empty and not declared and is_list_of_tensors(parameter):
             raise list_of_tensors(parameter.name, annotation_of(parameter))
-        if parameter.default is Parameter.empty and not declared and meaning is None:
+        if parameter.default is Parameter.empty and not (declared or meaning or loose_meaning(parameter.name)):
             raise unknown_parameter(loss, parameter.name)
         if parameter.default is Parameter.empty or declared or (parameter.default is None and meaning is not None):
             found.append(parameter)
@@ -171,14 +171,18 @@ def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: 
 
 
 def _shifted(schema: Schema, outcome: Probe) -> Schema:
-    """Return the schema with logits aligned as the loss aligns them: some losses shift labels by one themselves."""
-    labels = next((slot for slot in schema.slots if slot.ignore is not None and slot.token_axis is not None), None)
+    """Return the schema with logits aligned as the loss aligns them: some shift labels and masks by one themselves."""
+    says = next((s for s in schema.slots if (s.ignore is not None or s.role == "mask") and s.token_axis is not None), None)
     logits = schema.find("model_outputs.logits")
-    if labels is None or logits is None or outcome.case is None or logits.key not in (outcome.gradients or {}):
+    if says is None or logits is None or outcome.case is None or logits.key not in (outcome.gradients or {}):
         return schema
     assert outcome.gradients is not None
     reached = outcome.gradients[logits.key].abs().sum(dim=-1) != 0
     trained = outcome.case.trained
     if not bool((reached[:, :-1] == trained[:, 1:]).all()) or bool(reached[:, -1].any()):
         return schema
-    return replace(schema, slots=tuple(replace(slot, shift=1) if slot == logits else slot for slot in schema.slots))
+    # What is compared with them position by position, the logits of a teacher, speaks of the same tokens.
+    distributions = [slot for slot in schema.slots if slot.shape == logits.shape and slot.role == logits.role]
+    return replace(
+        schema, slots=tuple(replace(slot, shift=1) if slot in distributions else slot for slot in schema.slots)
+    )

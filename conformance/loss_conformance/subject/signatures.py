@@ -19,7 +19,9 @@ _LIST_OF_TENSORS = re.compile(r"(list|tuple|sequence|iterable)\[.*tensor.*\]", r
 
 def parameters_of(function: Callable[..., Any]) -> list[Parameter]:
     """Return the parameters of a call, ``self`` left out; those of ``forward`` for a module; none when unknown."""
-    target = function.forward if isinstance(function, nn.Module) else function
+    # Some modules override the call itself and define no forward.
+    forwards = isinstance(function, nn.Module) and type(function).__call__ is nn.Module.__call__
+    target = function.forward if isinstance(function, nn.Module) and forwards else function
     try:
         return list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):
