@@ -172,7 +172,9 @@ def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: 
 
 def _shifted(schema: Schema, outcome: Probe) -> Schema:
     """Return the schema with logits aligned as the loss aligns them: some shift labels and masks by one themselves."""
-    says = next((s for s in schema.slots if (s.ignore is not None or s.role == "mask") and s.token_axis is not None), None)
+    says = next(
+        (s for s in schema.slots if (s.ignore is not None or s.role == "mask") and s.token_axis is not None), None
+    )
     logits = schema.find("model_outputs.logits")
     if says is None or logits is None or outcome.case is None or logits.key not in (outcome.gradients or {}):
         return schema

@@ -61,8 +61,36 @@ _SAID: Final = {
 }
 _OF_ANOTHER_KIND: Final = {
     *("num", "n", "len", "lens", "length", "lengths", "weight", "weights", "size", "mask", "id", "ids", "index", "box"),
-    *("bbox", "boxes", "bboxes", "dist", "logp", "student", "teacher", "smoothing", "name", "names", "fn", "mode", "pos"),
-    *("neg", "token", "tokens", "model", "type", "lr", "std", "var", "variance", "sigma", "sigmas", "kpts", "keypoints"),
+    *(
+        "bbox",
+        "boxes",
+        "bboxes",
+        "dist",
+        "logp",
+        "student",
+        "teacher",
+        "smoothing",
+        "name",
+        "names",
+        "fn",
+        "mode",
+        "pos",
+    ),
+    *(
+        "neg",
+        "token",
+        "tokens",
+        "model",
+        "type",
+        "lr",
+        "std",
+        "var",
+        "variance",
+        "sigma",
+        "sigmas",
+        "kpts",
+        "keypoints",
+    ),
 }
 _HOW_MANY: Final = {"num", "n", "number", "count", "total", "nr", "global"}
 _COUNTED: Final = {
