@@ -61,7 +61,8 @@ class Bench:
         self._example = example
         self._sources = contract_sources(subject)
         # What calling the loss itself depends on is never inferred, so it is settled before anything is measured.
-        self.caller = Caller(subject, gather(self._sources, self._output()).contract, seed)
+        self._settled = {**self._output(), **self._random_numbers()}
+        self.caller = Caller(subject, gather(self._sources, self._settled).contract, seed)
         if example is None and not self.caller.fresh_each_time:
             # Laws compare single calls; that a call changes the next one is for one of them to say.
             self.caller.fresh_each_time = self.caller.keeps_something(build(self.routes[0], PROBE).cast(torch.float32))
@@ -76,7 +77,24 @@ class Bench:
     def facts(self) -> Facts:
         """Every contract fact, and where it comes from."""
         inferred = infer(self.routes[0], gather(self._sources, {}), self.coupling)
-        return gather(self._sources, {**inferred, **self._output()})
+        return gather(self._sources, {**inferred, **self._settled})
+
+    def _random_numbers(self) -> dict[str, tuple[Any, str]]:
+        """Return that a foreign loss draws random numbers, when its value follows those of torch."""
+        protocol = self.subject.protocol
+        if not protocol.foreign or self._example is not None or gather(self._sources, {}).promised("stochastic"):
+            return {}
+        loss, case = _before_any_call(self.subject.loss), build(self.routes[0], PROBE).cast(torch.float32)
+        values: list[Tensor] = []
+        try:
+            for seed in (0, 0, 1, 2):
+                with random_numbers_from(seed):
+                    values.append(result_of(protocol.call(copy_of(loss), case))[0].detach())
+            if not torch.equal(values[0], values[1]) or all(torch.equal(values[0], other) for other in values[2:]):
+                return {}
+        except Exception:
+            return {}
+        return {"stochastic": (True, "measured: its value follows torch's random numbers")}
 
     def _output(self) -> dict[str, tuple[Any, str]]:
         """Return that a foreign loss gives one value per term, when that is what its first call gave."""

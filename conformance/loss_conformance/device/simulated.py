@@ -27,7 +27,7 @@ _MAY_MIX: Final = {
 }
 _READ_BY_NUMPY: Final[set[Any]] = {Tensor.numpy, Tensor.__array__}
 _COPIES: Final = {torch.tensor, torch.as_tensor, torch.asarray}
-_READS_THE_DEVICE: Final = {torch._C._nn._parse_to}
+_READS_THE_DEVICE: Final[set[Any]] = {torch._C._nn._parse_to, torch.device}
 
 
 class DeviceMixed(RuntimeError):
@@ -43,6 +43,11 @@ class OnDevice(Tensor):
         return SIMULATED
 
     @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        """As on the accelerator most code is written for: ``"cuda" if x.is_cuda else "cpu"`` names where ``x`` is."""
+        return True
+
+    @property
     def is_cpu(self) -> bool:  # type: ignore[override]
         """Never."""
         return False
@@ -56,6 +61,8 @@ class OnDevice(Tensor):
             raise DeviceMixed("numpy was given a device tensor; call .cpu() first")
         if func not in _MAY_MIX and _name(func) not in ("to", "cpu", "__get__", "__set__"):
             _refuse_cpu_tensors(func, [*args, *kwargs.values()])
+        if func is Tensor.cuda:
+            return args[0]
         if func is Tensor.cpu or _moves_to_cpu(func, args, kwargs):
             return args[0].as_subclass(Tensor)
         args, kwargs = _without_device(args), {key: _on_cpu(value) for key, value in kwargs.items()}
@@ -81,6 +88,8 @@ class SimulatedDevice(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if func is Tensor.cuda:
+            return args[0].as_subclass(OnDevice)
         asked = [value for value in (*args, *kwargs.values()) if _is_simulated(value)]
         if func in _COPIES and isinstance(args[0], OnDevice) and "device" not in kwargs:
             return func(*args, **kwargs).as_subclass(OnDevice)
@@ -129,9 +138,10 @@ def _on_cpu(value: Any) -> Any:
 
 
 def _is_simulated(value: Any) -> bool:
+    names = (SIMULATED.type, "cuda")
     if isinstance(value, torch.device):
-        return value.type == SIMULATED.type
-    return isinstance(value, str) and value.startswith(SIMULATED.type)
+        return value.type in names
+    return isinstance(value, str) and value.split(":")[0] in names
 
 
 def _name(func: Callable[..., Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
+from loss_conformance.evaluation import LossRaised
 from loss_conformance.subject.declared_slots import declared_slot, vocabulary_argument
 from loss_conformance.subject.own_sizes import sized
 from loss_conformance.subject.parameter_names import SIZES, loose_meaning, meaning_of, meanings_of
@@ -46,13 +47,16 @@ class ByNameProtocol(CallingProtocol):
         for name, schema in _sized_candidates(loss, contract):
             schema = _without_refused_label(self.call, copy, schema)
             outcome = probe(self.call, copy, schema)
-            tried.append((name, outcome))
-            if best is None or outcome.fit > best[1].fit:
-                best = schema, outcome
             # Once more in other sizes: the first may have fitted by accident, such as S classes where V are meant.
-            if outcome.fit is Fit.GOOD and probe(self.call, spare(loss), schema, _OTHER_SIZES).fit is Fit.GOOD:
+            again = probe(self.call, spare(loss), schema, _OTHER_SIZES) if outcome.fit is Fit.GOOD else outcome
+            if again.fit is Fit.RAISED and not _declined(again):
+                outcome = again
+            tried.append((name, outcome))
+            if outcome.fit is Fit.GOOD and again.fit is Fit.GOOD:
                 best = schema, outcome
                 break
+            if best is None or outcome.fit > best[1].fit:
+                best = schema, outcome
         if best is None or best[1].fit is Fit.RAISED:
             raise none_fits(required_parameters(loss), tried)
         schema, outcome = best
@@ -162,12 +166,20 @@ def _ignored_label(loss: Any) -> int | None:
 
 
 def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: Schema) -> Schema:
-    """Return the schema without the ignored label where the loss has an attribute of that name but refuses the label."""
+    """Return the schema without the ignored label where the loss refuses it, or does not read its labels at all."""
     if not any(slot.ignore is not None for slot in schema.slots):
         return schema
     plain = replace(schema, slots=tuple(replace(slot, ignore=None) for slot in schema.slots))
     ignoring = probe(call, loss, schema, _SOME_IGNORED)
+    if ignoring.value is not None:
+        every = probe(call, loss, plain, _SOME_IGNORED)
+        return plain if every.value is not None and bool(every.value == ignoring.value) else schema
     return plain if ignoring.fit is Fit.RAISED and probe(call, loss, plain).fit is Fit.GOOD else schema
+
+
+def _declined(outcome: Probe) -> bool:
+    """Return whether the loss's own code refused the content of a probe, which says nothing about its sizes."""
+    return outcome.error is not None and LossRaised(outcome.error).refusal
 
 
 def _shifted(schema: Schema, outcome: Probe) -> Schema:

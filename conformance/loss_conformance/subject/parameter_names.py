@@ -40,7 +40,7 @@ _WORDS: Final[dict[str, str]] = {
     "scale": "logit_scale inverse_temperature",
     "bias": "logit_bias",
     "probabilities": "probs prob probabilities probability p",
-    "prediction": "input inputs logits logit pred preds prediction predictions output outputs y_pred y_preds y_hat yhat "
+    "prediction": "input inputs inp logits logit pred preds prediction predictions output outputs y_pred y_preds y_hat yhat "
     "score scores x out estimate forecast recon reconstruction model_output predicted student_output img image images "
     "noise_pred pred_noise",
     "target": "target targets label labels y y_true gt ground_truth truth tgt class_labels true actual gold y_target "
@@ -50,7 +50,7 @@ _MEANINGS: Final = {name: meaning for meaning, names in _WORDS.items() for name 
 
 # One of several like it: views of a batch by number or letter, and two images of which the second is the wanted one.
 _VIEW: Final = re.compile(
-    r"(z|x|h|out|output|emb|embed|embedding|feat|feature|features|rep|view|proj)s?_?([0-9]|[abij])"
+    r"(z|x|h|out|output|emb|embed|embedding|feat|feature|features|rep|view|proj)s?_?([0-9]|[abij]|left|right)"
 )
 _IMAGE: Final = re.compile(r"(img|image|im)_?([ab0-2])")
 
@@ -58,6 +58,7 @@ _IMAGE: Final = re.compile(r"(img|image|im)_?([ab0-2])")
 _SAID: Final = {
     "prediction": {"pred", "preds", "predicted", "est", "estimate", "estimated", "estimates", "hat"},
     "target": {"target", "targets", "label", "labels", "gt", "true", "truth", "tgt"},
+    "embedding": {"embedding", "embeddings", "embeds", "emb", "embs"},
 }
 _OF_ANOTHER_KIND: Final = {
     *("num", "n", "len", "lens", "length", "lengths", "weight", "weights", "size", "mask", "id", "ids", "index", "box"),
@@ -97,6 +98,8 @@ _COUNTED: Final = {
     *("boxes", "masks", "items", "tokens", "toks", "seqs", "sequences", "samples", "pairs", "instances", "objects"),
     *("elements", "valid", "examples", "positives"),
 }
+_BETTER: Final = {"chosen", "pos", "positive"}
+_WORSE: Final = {"rejected", "neg", "negative"}
 _SCORED: Final = {"logit", "logits", "score", "scores", "pred", "preds", "rewards", "reward"}
 
 _EXAMPLES: Final = (
@@ -123,6 +126,9 @@ SIZES: Final = dict.fromkeys(("vocab_size", "num_classes", "n_classes", "num_lab
 def meanings_of(parameters: Iterable[str]) -> dict[str, str | None]:
     """Return what each parameter means beside the others: of two kinds of values, those called so are the old ones."""
     found = {parameter: meaning_of(parameter) or loose_meaning(parameter) for parameter in parameters}
+    if "target" in found.values():
+        # What a label points at may be a row of another embedding than its own.
+        found |= {p: None for p, meaning in found.items() if meaning == "embedding" and meaning_of(p) is None}
     if list(found.values()).count("values") > 1:
         found |= {name: "old_values" for name in found if name in ("values", "value")}
     images = [name for name in found if _IMAGE.fullmatch(_canonical(name))]
@@ -160,8 +166,8 @@ def loose_meaning(parameter: str) -> str | None:
     words = set(_canonical(parameter).split("_"))
     if words & _COUNTED and words & _HOW_MANY:
         return "count"
-    if words & {"chosen", "rejected", "pos", "neg"} and words & _SCORED:
-        return f"pair.{'chosen' if words & {'chosen', 'pos'} else 'rejected'}_rewards"
+    if words & (_BETTER | _WORSE) and words & _SCORED:
+        return f"pair.{'chosen' if words & _BETTER else 'rejected'}_rewards"
     if words & _OF_ANOTHER_KIND:
         return None
     for meaning, said in _SAID.items():

@@ -43,12 +43,14 @@ class Probe:
         error: what it raised, if anything.
         case: what it was called with.
         gradients: gradient of the summed result with respect to every trainable input, by key.
+        value: the summed result.
     """
 
     fit: Fit
     error: Exception | None = None
     case: Case | None = None
     gradients: dict[str, Tensor] | None = None
+    value: Tensor | None = None
 
 
 def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Plan = PLAN) -> Probe:
@@ -70,7 +72,7 @@ def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Pla
         return Probe(Fit.RAISED, error)
     gradients = {key: g for key, g in zip(trained, found, strict=True) if g is not None}
     moves = any(bool((gradient != 0).any()) for gradient in gradients.values())
-    return Probe(Fit.GOOD if moves else Fit.BROKEN, case=case, gradients=gradients)
+    return Probe(Fit.GOOD if moves else Fit.BROKEN, case=case, gradients=gradients, value=value.detach().sum())
 
 
 def _with_the_last_class(case: Case, plan: Plan) -> Case:

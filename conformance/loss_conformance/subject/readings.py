@@ -269,6 +269,7 @@ def _contrastive(meanings: Mapping[str, str]) -> list[Reading]:
     ]
     binary: _Form = ("values", "B", _BINARY_TARGET)
     with_binary = [Reading("embeddings [B, D] with targets 0 or 1", _ROWS, {**pairs, "target": binary})]
+    tokens = [Reading("embeddings of tokens [B, L, D]", _ROWS, {"embedding": ("embeddings", "B L D", {})})]
     # Of two classes, so that small batches hold rows that belong together and rows that do not.
     with_classes = [
         Reading("embeddings [B, D] with class ids [B]", _ROWS, {**pairs, "target": _TWO_CLASSES}),
@@ -279,7 +280,9 @@ def _contrastive(meanings: Mapping[str, str]) -> list[Reading]:
         ),
     ]
     if list(meanings.values()).count("embedding") == 1:
-        return [*with_classes, *with_signs, *with_binary]
+        return [*with_classes, *with_signs, *with_binary, *tokens]
     # Of two embeddings a target says whether they belong together: a label as 0 or 1, anything else as a sign.
     labelled = any("label" in name.lower() for name, meaning in meanings.items() if meaning == "target")
-    return [*with_binary, *with_signs, *with_classes] if labelled else [*with_signs, *with_binary, *with_classes]
+    if labelled:
+        return [*with_binary, *with_signs, *with_classes, *tokens]
+    return [*with_signs, *with_binary, *with_classes, *tokens]
