@@ -90,6 +90,31 @@ class CalledWithoutForward(nn.Module):
         return _mean((y - y_hat).abs(), mask != 0)
 
 
+def clamped_cross_entropy(y_pred, y_true, eps=1e-6):
+    """Binary cross-entropy of probabilities, which it does not say: what lies outside is clamped."""
+    return F.binary_cross_entropy(y_pred.clamp(eps, 1 - eps), y_true)
+
+
+def critic_beside_labels(output, target):
+    """A critic's score, beside labels that are given for the interface and not read."""
+    return output.mean()
+
+
+def device_of_the_input(embeddings, labels):
+    """Pairs of one class are pulled together; tensors are made where ``is_cuda`` says, as code of some age does."""
+    device = torch.device("cuda") if embeddings.is_cuda else torch.device("cpu")
+    others = ~torch.eye(len(labels), dtype=torch.bool, device=device)
+    same = (labels.unsqueeze(0) == labels.unsqueeze(1)) & others
+    distance = (embeddings.unsqueeze(0) - embeddings.unsqueeze(1)).square().sum(-1)
+    return (distance * same).sum() / same.sum().clamp(min=1)
+
+
+def sliced_distance(x, y, projections=8):
+    """Distance of two samples along random directions."""
+    directions = F.normalize(torch.randn(x.shape[1], projections, device=x.device, dtype=x.dtype), dim=0)
+    return ((x @ directions).sort(0).values - (y @ directions).sort(0).values).square().mean()
+
+
 def old_style_hinge(input, target):
     """Code of a time when tensors had to be wrapped."""
     signs = Variable(target * 2 - 1)
@@ -107,5 +132,9 @@ BY_NAME = (
     barlow,
     AngularMargin,
     CalledWithoutForward,
+    clamped_cross_entropy,
+    critic_beside_labels,
+    device_of_the_input,
+    sliced_distance,
     old_style_hinge,
 )
