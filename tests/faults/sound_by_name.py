@@ -95,6 +95,19 @@ def clamped_cross_entropy(y_pred, y_true, eps=1e-6):
     return F.binary_cross_entropy(y_pred.clamp(eps, 1 - eps), y_true)
 
 
+def focal_of_probabilities(y_pred, y_true, gamma=2.0, eps=1e-6):
+    """The same with a factor that is not clamped."""
+    terms = F.binary_cross_entropy(y_pred.clamp(eps, 1 - eps), y_true, reduction="none")
+    return ((y_pred - y_true).abs() ** gamma * terms).mean()
+
+
+def focal_overlap(outputs, targets, gamma=0.75):
+    """1 - overlap, to a power that only numbers of at least 0 have."""
+    both, either = (outputs * targets).sum(1), (outputs + targets - outputs * targets).sum(1)
+    overlap = (both + 20) / (either + 21)
+    return ((1 - overlap + 1e-3) ** gamma).mean()
+
+
 def critic_beside_labels(output, target):
     """A critic's score, beside labels that are given for the interface and not read."""
     return output.mean()
@@ -133,6 +146,8 @@ BY_NAME = (
     AngularMargin,
     CalledWithoutForward,
     clamped_cross_entropy,
+    focal_of_probabilities,
+    focal_overlap,
     critic_beside_labels,
     device_of_the_input,
     sliced_distance,

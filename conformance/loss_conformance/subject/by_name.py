@@ -9,12 +9,12 @@ from inspect import Parameter
 from typing import Any, ClassVar, Final
 
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.label_values import BINARY
 from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.evaluation import LossRaised
 from loss_conformance.subject.declared_slots import declared_slot, vocabulary_argument
 from loss_conformance.subject.own_sizes import sized
 from loss_conformance.subject.parameter_names import SIZES, loose_meaning, meaning_of, meanings_of
+from loss_conformance.subject.probabilities import takes_probabilities
 from loss_conformance.subject.probe import PLAN, Fit, Probe, probe, spare
 from loss_conformance.subject.protocol import CallingProtocol
 from loss_conformance.subject.readings import readings
@@ -52,7 +52,7 @@ class ByNameProtocol(CallingProtocol):
             again = probe(self.call, spare(loss), schema, _OTHER_SIZES) if outcome.fit is Fit.GOOD else outcome
             if again.fit is Fit.RAISED and not _declined(again):
                 outcome = again
-            if outcome.fit is Fit.GOOD and _clamps_to_probabilities(schema, outcome):
+            if outcome.fit is Fit.GOOD and takes_probabilities(self.call, loss, schema):
                 outcome = replace(outcome, fit=Fit.BROKEN)
             tried.append((name, outcome))
             if outcome.fit is Fit.GOOD and again.fit is Fit.GOOD:
@@ -178,22 +178,6 @@ def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: 
         every = probe(call, loss, plain, _SOME_IGNORED)
         return plain if every.value is not None and bool(every.value == ignoring.value) else schema
     return plain if ignoring.fit is Fit.RAISED and probe(call, loss, plain).fit is Fit.GOOD else schema
-
-
-def _clamps_to_probabilities(schema: Schema, outcome: Probe) -> bool:
-    """Return whether numbers outside [0, 1], and only those, get no gradient: what was taken for scores is probabilities."""
-    assert outcome.case is not None
-    assert outcome.gradients is not None
-    binary = any(slot.kind == BINARY for slot in schema.slots)
-    for slot in schema.slots:
-        gradient = outcome.gradients.get(slot.key)
-        if not binary or slot.role != "values" or gradient is None:
-            continue
-        x = outcome.case.tensor(slot)
-        inside = (x > 0) & (x < 1)
-        if bool(inside.any() & ~inside.all() & (gradient[inside] != 0).all() & (gradient[~inside] == 0).all()):
-            return True
-    return False
 
 
 def _declined(outcome: Probe) -> bool:

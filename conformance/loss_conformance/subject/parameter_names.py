@@ -12,8 +12,8 @@ __all__ = ["SIZES", "TRAINABLE", "loose_meaning", "meaning_of", "meanings_of", "
 
 _OLD: Final = {"old", "prev", "previous", "behavior", "behaviour", "proximal", "prox"}
 _REFERENCE: Final = {"ref", "reference", "base", "frozen"}
-_GENERATION: Final = {"rollout", "generation", "gen", "vllm", "sampling", "sampler", "inference", "infer"}
-_POLICY: Final = {"new", "current", "curr", "policy", "pi", "actor", "model", "student"}
+_GENERATION: Final = {"rollout", "generation", "generator", "gen", "vllm", "sampling", "sampler", "inference", "infer"}
+_POLICY: Final = {"new", "current", "curr", "policy", "pi", "actor", "model", "student", "trainer"}
 _FILLER: Final = {"per", "token", "tokens", "next", "action", "actions", "seq", "sequence", "response", "responses"}
 _FILLER_MORE: Final = {"completion", "completions", "all", "batch", "input", "inputs", "selected", "sum", "avg", "mean"}
 
@@ -56,7 +56,18 @@ _IMAGE: Final = re.compile(r"(img|image|im)_?([ab0-2])")
 
 # Words that say what a longer name means, the strongest first, and words after which they say nothing.
 _SAID: Final = {
-    "prediction": {"pred", "preds", "predicted", "est", "estimate", "estimated", "estimates", "hat"},
+    "prediction": {
+        "pred",
+        "preds",
+        "predicted",
+        "est",
+        "estimate",
+        "estimated",
+        "estimates",
+        "hat",
+        "output",
+        "outputs",
+    },
     "target": {"target", "targets", "label", "labels", "gt", "true", "truth", "tgt"},
     "embedding": {"embedding", "embeddings", "embeds", "emb", "embs"},
 }
