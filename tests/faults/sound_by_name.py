@@ -39,6 +39,16 @@ def masked_next_token(logits, input_ids, loss_mask):
     return _mean(F.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none"), mask)
 
 
+def clipped_from_logits(logits, input_ids, old_log_probs, advantages, action_mask, clip=0.2):
+    """The clipped surrogate of a language model's logits; everything along tokens is shifted inside."""
+    mask = action_mask[:, 1:] != 0
+    log_probs = torch.where(mask[..., None], logits[:, :-1], 0.0).log_softmax(-1)
+    log_probs = log_probs.gather(-1, input_ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+    ratio = torch.where(mask, log_probs - old_log_probs[:, 1:], 0.0).clamp(-20, 20).exp()
+    signed = advantages.unsqueeze(1)
+    return _mean(torch.max(-signed * ratio, -signed * ratio.clamp(1 - clip, 1 + clip)), mask)
+
+
 def sampled_kl(log_probs, ref_log_probs, response_mask):
     """The plain estimator of a KL divergence: below 0 on many a sample."""
     return _mean(log_probs - ref_log_probs, response_mask != 0)
@@ -138,6 +148,7 @@ BY_NAME = (
     reference_regularised,
     distilled_from_tokens,
     masked_next_token,
+    clipped_from_logits,
     sampled_kl,
     gated_distillation,
     instance_masks,

@@ -196,7 +196,9 @@ def _shifted(schema: Schema, outcome: Probe) -> Schema:
     assert outcome.gradients is not None
     reached = outcome.gradients[logits.key].abs().sum(dim=-1) != 0
     trained = outcome.case.trained
-    if not bool((reached[:, :-1] == trained[:, 1:]).all()) or bool(reached[:, -1].any()):
+    # A trained token may get nothing, a clipped one; one that is not trained never does.
+    as_given, by_one = bool((reached & ~trained).any()), bool((reached[:, :-1] & ~trained[:, 1:]).any())
+    if not as_given or by_one or bool(reached[:, -1].any()):
         return schema
     # What is compared with them position by position, the logits of a teacher, speaks of the same tokens.
     distributions = [slot for slot in schema.slots if slot.shape == logits.shape and slot.role == logits.role]
