@@ -57,22 +57,13 @@ class Caller:
         same seed, each with gradients enabled; ``grad_mode_as_left`` lets what it does to the grad mode be seen after.
         """
         case = case if dtype is None else case.cast(dtype)
-        loss = self.subject.loss if loss is None else loss
-        loss = self._in_precision(loss, _precision(case))
-        if self.fresh_each_time and not same_object:
-            loss = copy_of(loss)
-        self._restart_random_numbers()
-        terms = self.contract.output == "terms"
+        loss = self._ready(case, loss, copied=self.fresh_each_time and not same_object)
         with contextlib.nullcontext() if grad_mode_as_left else torch.enable_grad():
-            return evaluate(self.subject.protocol, loss, case, terms=terms, stopwatch=self.stopwatch, **how)
-
-    def _restart_random_numbers(self) -> None:
-        if self.contract.stochastic:
-            torch.manual_seed(self.seed)
+            return evaluate(self.subject.protocol, loss, case, terms=self._terms, stopwatch=self.stopwatch, **how)
 
     def keeps_something(self, case: Case) -> bool:
         """Return whether a call on ``case`` changes a tensor the loss keeps, tried on a copy."""
-        loss = copy_of(self._in_precision(self.subject.loss, _precision(case)))
+        loss = self._ready(case, copied=True)
         before = tensors_held(loss)
         try:
             self.subject.protocol.call(loss, case)
@@ -83,14 +74,12 @@ class Caller:
 
     def call(self, case: Case) -> Tensor:
         """Call the loss on the very tensors of ``case``, nothing cloned, and run its backward; return the value."""
-        loss = self._in_precision(self.subject.loss, _precision(case))
-        loss = copy_of(loss) if self.fresh_each_time else loss
-        self._restart_random_numbers()
+        loss = self._ready(case)
         try:
             value, _ = result_of(self.subject.protocol.call(loss, case))
         except Exception as error:
             raise LossRaised(error) from error
-        value = scalar(value, self.contract.output == "terms")
+        value = scalar(value, self._terms)
         leaves = [t for t in case.tensors.values() if t.requires_grad]
         if value.requires_grad and leaves:
             torch.autograd.grad(value, leaves, allow_unused=True)
@@ -98,9 +87,9 @@ class Caller:
 
     def returned(self, case: Case, loss: Any) -> Any:
         """Return what ``loss`` itself returns on ``case``, metrics left out, nothing reduced."""
-        self._restart_random_numbers()
+        loss = self._ready(case, loss, copied=False)
         try:
-            return result_of(self.subject.protocol.call(self._in_precision(loss, _precision(case)), case))[0]
+            return result_of(self.subject.protocol.call(loss, case))[0]
         except (ValueError, TypeError, KeyError, NotImplementedError):
             raise
         except Exception as error:
@@ -108,13 +97,12 @@ class Caller:
 
     def graphs_kept(self, case: Case) -> list[bool]:
         """Return which graphs of some calls of one object are still alive when their results are dropped."""
-        loss = copy_of(self._in_precision(self.subject.loss, _precision(case)))
+        loss = self._ready(case, copied=True)
         return graphs_kept(partial(self._called_on_leaves, loss, case))
 
     def bytes_saved(self, case: Case) -> int:
         """Return how many bytes a call on ``case`` keeps for its backward pass, those of its inputs left out."""
-        loss = self._in_precision(self.subject.loss, _precision(case))
-        loss = copy_of(loss) if self.fresh_each_time else loss
+        loss = self._ready(case)
         leaves = self._on_leaves(case)
         return bytes_saved(partial(self._result, loss, leaves), list(leaves.tensors.values()))
 
@@ -141,16 +129,14 @@ class Caller:
 
     def backward_into_grad(self, case: Case, start: float) -> dict[str, Tensor]:
         """Run the loss's own ``backward`` on leaves whose ``.grad`` is ``start`` everywhere; return the leaves."""
-        loss = self._in_precision(self.subject.loss, _precision(case))
-        loss = copy_of(loss) if self.fresh_each_time else loss
+        loss = self._ready(case)
         leaves = self._leaves(case)
         for leaf in leaves.values():
             leaf.grad = torch.full_like(leaf, start)
         fed = case.with_tensors({key: leaf.clone() for key, leaf in leaves.items()})
-        self._restart_random_numbers()
         try:
             value, _ = result_of(self.subject.protocol.call(loss, fed))
-            value = scalar(value, self.contract.output == "terms")
+            value = scalar(value, self._terms)
             own = getattr(loss, "backward", None)
             own(value) if callable(own) else torch.autograd.backward(value)
         except Exception as error:
@@ -159,25 +145,21 @@ class Caller:
 
     def evaluate_on(self, case: Case, device: torch.device) -> Evaluation:
         """Evaluate a copy of the loss on a real device."""
-        loss = self._in_precision(self.subject.loss, _precision(case))
+        loss = self._ready(case, copied=False)
         if isinstance(loss, nn.Module):
             loss = copy_of(loss).to(device)
-        self._restart_random_numbers()
-        terms = self.contract.output == "terms"
-        return evaluate(self.subject.protocol, loss, case.to(device), terms=terms)
+        return evaluate(self.subject.protocol, loss, case.to(device), terms=self._terms)
 
     def evaluate_simulated(self, case: Case, device: SimulatedDevice) -> Evaluation:
         """Evaluate a copy of the loss with every input, parameter and buffer on the simulated device."""
-        loss = self._in_precision(self.subject.loss, _precision(case))
+        loss = self._ready(case, copied=False)
         if isinstance(loss, nn.Module):
             loss = copy_of(loss)
             for module in loss.modules():
                 # Written past the module: a parameter of another class is refused by its own setter.
                 for state in (vars(module)["_parameters"], vars(module)["_buffers"]):
                     state.update({name: device.put(t) for name, t in state.items() if t is not None})
-        self._restart_random_numbers()
-        terms = self.contract.output == "terms"
-        return evaluate(self.subject.protocol, loss, case, terms=terms, through=device.put)
+        return evaluate(self.subject.protocol, loss, case, terms=self._terms, through=device.put)
 
     def moved(self, steps: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
         """Return a copy of the loss with its own parameters moved by these steps."""
@@ -187,6 +169,20 @@ class Caller:
                 if name in steps:
                     parameter.add_(steps[name])
         return loss
+
+    @property
+    def _terms(self) -> bool:
+        return self.contract.output == "terms"
+
+    def _ready(self, case: Case, loss: Any = None, *, copied: bool | None = None) -> Any:
+        """Return the loss in the precision of ``case``, random numbers restarted; a copy where a call would change it."""
+        loss = self._in_precision(self.subject.loss if loss is None else loss, _precision(case))
+        self._restart_random_numbers()
+        return copy_of(loss) if (self.fresh_each_time if copied is None else copied) else loss
+
+    def _restart_random_numbers(self) -> None:
+        if self.contract.stochastic:
+            torch.manual_seed(self.seed)
 
     def _in_precision(self, loss: Any, dtype: torch.dtype) -> Any:
         # Parameters and buffers must meet the inputs in one dtype, without touching the user's own object.

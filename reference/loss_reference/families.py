@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Final
+from typing import Any
 
+from loss_reference.contract import FAMILIES
 from loss_reference.names import nearest_name
 from loss_reference.registry import registry
 
-__all__ = ["FAMILY_FOLDERS", "import_families", "registered_class"]
-
-FAMILY_FOLDERS: Final = (
-    "supervised",
-    "preference",
-    "policy_gradient",
-    "value",
-    "reward",
-    "distillation",
-    "contrastive",
-    "auxiliary",
-    "composite",
-)
+__all__ = ["import_families", "registered_class"]
 
 
 def import_families() -> None:
     """Import every module of every family, which registers its losses."""
-    for family in FAMILY_FOLDERS:
+    for family in FAMILIES:
         package = import_module(f"loss_reference.{family}")
         for module in iter_modules(package.__path__):
             import_module(f"{package.__name__}.{module.name}")

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["chunked_terms"]
+__all__ = ["chunked_terms", "positions_at_once"]
+
+CACHED: Final = 2**21
+"""How many scores a processor widens and exponentiates at a time: about what its cache holds."""
+LAUNCHED: Final = 2**26
+"""How many an accelerator does: enough to keep it busy."""
+
+
+def positions_at_once(scores: Tensor) -> int:
+    """Return how many positions of ``scores`` [..., V] are worked on at a time when nobody says."""
+    return max(1, (CACHED if scores.device.type == "cpu" else LAUNCHED) // max(scores.shape[-1], 1))
 
 
 def chunked_terms(
-    terms: Callable[..., Tensor], scores: Tensor, constants: tuple[Tensor, ...], chunk_size: int
+    terms: Callable[..., Tensor], scores: Tensor, constants: tuple[Tensor, ...], chunk_size: int | None = None
 ) -> Tensor:
     """Return ``terms(scores, *constants)`` [...], computed for ``chunk_size`` positions at a time.
 
@@ -24,8 +34,11 @@ def chunked_terms(
         terms: from [n, V] scores and [n, ...] constants to [n] terms, each of its own position alone.
         scores: [..., V]; receives gradient.
         constants: [...] or [..., V]; receive none.
-        chunk_size: positions at a time, at least 1.
+        chunk_size: positions at a time, at least 1; by default as many as are worked on fastest.
     """
+    if torch.compiler.is_compiling():  # a compiler fuses the plain formula by itself
+        return terms(scores, *(x.detach() for x in constants))
+    chunk_size = positions_at_once(scores) if chunk_size is None else chunk_size
     positions = scores.shape[:-1]
     flat = [x.detach().reshape(positions.numel(), *x.shape[len(positions) :]) for x in constants]
     found: Tensor = _ChunkedTerms.apply(terms, chunk_size, scores.reshape(positions.numel(), -1), *flat)  # type: ignore[no-untyped-call]

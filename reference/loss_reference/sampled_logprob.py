@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from loss_reference.position_chunks import positions_at_once
 from loss_reference.reduction import accumulation_dtype, keep_active
 
 __all__ = ["sampled_logprob"]
-
-CACHED: Final = 2**21
-"""How many logits a processor widens and exponentiates at a time: about what its cache holds."""
-LAUNCHED: Final = 2**26
-"""How many an accelerator does: enough to keep it busy."""
 
 
 def sampled_logprob(logits: Tensor, targets: Tensor, active: Tensor, chunk_size: int | None = None) -> Tensor:
@@ -28,15 +24,13 @@ def sampled_logprob(logits: Tensor, targets: Tensor, active: Tensor, chunk_size:
         logits: z [..., V], of any floating dtype; content of inactive positions reaches neither value nor gradient.
         targets: y [...], token ids inside the vocabulary.
         active: bool [...].
-        chunk_size: how many positions are worked on at a time. Changes memory and speed, not the numbers.
+        chunk_size: positions at a time, by default as many as are worked on fastest. Changes memory and speed, not the numbers.
     """
     if torch.compiler.is_compiling():  # a compiler fuses the plain formula by itself
         log_pi = keep_active(logits, active).log_softmax(dim=-1)
         return keep_active(log_pi.gather(-1, targets.unsqueeze(-1)).squeeze(-1), active)
-    vocabulary = logits.shape[-1]
-    if chunk_size is None:
-        chunk_size = max(1, (CACHED if logits.device.type == "cpu" else LAUNCHED) // max(vocabulary, 1))
-    flat = logits.reshape(-1, vocabulary), targets.reshape(-1, 1), active.reshape(-1, 1)
+    chunk_size = positions_at_once(logits) if chunk_size is None else chunk_size
+    flat = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1, 1), active.reshape(-1, 1)
     lp: Tensor = _SampledLogprob.apply(*flat, chunk_size)  # type: ignore[no-untyped-call]
     return lp.reshape(targets.shape)
 

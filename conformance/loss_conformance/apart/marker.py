@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import pickle
 import struct
 import time
@@ -11,11 +12,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from loss_conformance.attempt import Attempt
+from loss_conformance.starvation import seconds_starved
 
 __all__ = ["Marker"]
 
 _SIZE: Final = 8192
-_HEAD: Final = struct.Struct("=dI")  # when it must be done by, length of what follows: the attempt, pickled
+# When it must be done by, how long its process had been starved, which process; length of what follows: the attempt.
+_HEAD: Final = struct.Struct("=ddII")
+_IDLE: Final = (0.0, 0.0, 0, 0)
 
 
 class Marker:
@@ -29,21 +33,26 @@ class Marker:
         """Note the attempt while the body runs."""
         said = pickle.dumps(attempt)
         self._memory[_HEAD.size : _HEAD.size + len(said)] = said
-        _HEAD.pack_into(self._memory, 0, time.monotonic() + seconds, len(said))
+        _HEAD.pack_into(self._memory, 0, time.monotonic() + seconds, seconds_starved(), os.getpid(), len(said))
         try:
             yield
         finally:
-            _HEAD.pack_into(self._memory, 0, 0.0, 0)
+            _HEAD.pack_into(self._memory, 0, *_IDLE)
 
     def attempt(self) -> Attempt | None:
         """Return the attempt under way, or ``None`` between two."""
-        _, length = _HEAD.unpack_from(self._memory)
+        *_, length = _HEAD.unpack_from(self._memory)
         if not length:
             return None
         found: Attempt = pickle.loads(self._memory[_HEAD.size : _HEAD.size + length])
         return found
 
     def late_by(self) -> float:
-        """Return for how many seconds it should have been done; negative while it has time left."""
-        until, _ = _HEAD.unpack_from(self._memory)
-        return time.monotonic() - until if until else -1.0
+        """Return for how many seconds it should have been done; negative while it has time left.
+
+        Seconds in which it waited for a processor do not count.
+        """
+        until, starved_before, process, _ = _HEAD.unpack_from(self._memory)
+        if not until or time.monotonic() < until:
+            return -1.0
+        return float(time.monotonic() - until - (seconds_starved(process) - starved_before))

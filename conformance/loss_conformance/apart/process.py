@@ -61,7 +61,10 @@ class ChildProcess:
         with warnings.catch_warnings():
             # Python warns of forks beside threads. The child uses none of them, and _unfit() tells where torch would.
             warnings.simplefilter("ignore")
-            self._pid = os.fork()
+            try:
+                self._pid = os.fork()
+            except OSError as error:
+                raise UnfitChild(str(error)) from None
         if not self._pid:
             serve(make, theirs, self._marker, self._trace, parent)
         theirs.close()

@@ -54,14 +54,15 @@ def _drawn(cases: int, seed: int) -> dict[str, list[Plan]]:
 def smallest_plan(failing: Plan, still_fails: Callable[[Plan], bool], seed: int, tries: int = 150) -> tuple[Plan, int]:
     """Return the simplest plan of the same situation that still fails, and the number of attempts it took.
 
-    When the search meets no failing plan, ``failing`` itself is returned.
+    Each plan is tried once: a loss that fails now and then would contradict itself. When the search meets no failing
+    plan, ``failing`` itself is returned.
     """
-    attempts = 0
+    tried: dict[Plan, bool] = {}
 
     def fails(plan: Plan) -> bool:
-        nonlocal attempts
-        attempts += 1
-        return still_fails(plan)
+        if plan not in tried:
+            tried[plan] = still_fails(plan)
+        return tried[plan]
 
     try:
         with hermetic_draws():
@@ -72,8 +73,8 @@ def smallest_plan(failing: Plan, still_fails: Callable[[Plan], bool], seed: int,
                 random=Random(seed),
             )
     except NoSuchExample:
-        return failing, attempts
-    return found, attempts
+        return failing, len(tried)
+    return found, len(tried)
 
 
 def _settings(max_examples: int, phases: tuple[Phase, ...]) -> settings:

@@ -50,6 +50,11 @@ class Collecting:
             target.load()
             yield target
 
+    def pytest_unconfigure(self) -> None:
+        """End what still waits for questions."""
+        for target in self.targets:
+            target.close()
+
     def _refuse(self, error: Exception) -> None:
         traceback = getattr(error, "traceback", "")
         self.usage_error = f"{error}\n{traceback}" if traceback else str(error)

@@ -90,6 +90,11 @@ class LossTarget(pytest.Collector):
         """Return what was loaded; nothing when it cannot be fed."""
         return tuple(self.engine.header()) if self.unfeedable is None else ()
 
+    def close(self) -> None:
+        """Nothing more will be asked."""
+        if hasattr(self, "engine"):
+            self.engine.close()
+
     def notes(self) -> Notes:
         """Return what the engine learnt about the loss in this process; nothing when no check ran or could."""
         if not self._asked or self.unfeedable is not None:

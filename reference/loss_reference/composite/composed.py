@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from loss_reference.composite.combine import Weight, combine, finite_weights
 from loss_reference.composite.promises import contract_of, overrides, promises_of_sum, refined
-from loss_reference.composite.view import ReadOnlyView
 from loss_reference.contract import Contract
 from loss_reference.interface import Batch, LossFunction, LossResult, Outputs
 from loss_reference.registry import create_loss_function, register
 from loss_reference.settings import ConfigError, Setting
+from loss_reference.view import ReadOnlyView
 
 __all__ = ["ComposedLoss", "require_unweighted"]
 

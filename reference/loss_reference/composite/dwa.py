@@ -11,11 +11,11 @@ from torch import Tensor
 from loss_reference.composite.combine import Weight, split_result
 from loss_reference.composite.composed import ComposedLoss, require_unweighted
 from loss_reference.composite.promises import contract_of, overrides, promises_of_sum, refined
-from loss_reference.composite.view import ReadOnlyView
 from loss_reference.contract import Contract
 from loss_reference.interface import Batch, LossResult, Outputs
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.view import ReadOnlyView
 
 __all__ = ["DWALoss", "dwa_weights"]
 

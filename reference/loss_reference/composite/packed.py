@@ -16,6 +16,7 @@ from loss_reference.groups import group_weights
 from loss_reference.interface import Batch
 from loss_reference.reduction import row_weights
 from loss_reference.shapes import require_shape
+from loss_reference.view import ReadOnlyView
 from loss_reference.vocabulary import BATCH_FIELDS, MODEL_OUTPUT_FIELDS
 
 __all__ = ["PackedView", "Packing"]
@@ -117,35 +118,18 @@ class Packing:
         return {name: count for name, count in counts.items() if count is not None}
 
 
-class PackedView(Mapping[str, Any]):
-    """A read-only view of a mapping that shows the sequences of one group as a padded batch of its own.
-
-    Each way of asking is passed on as it is asked.
-    """
+class PackedView(ReadOnlyView):
+    """A read-only view of a mapping that shows the sequences of one group as a padded batch of its own."""
 
     def __init__(self, fields: Mapping[str, Any], packing: Packing, group: range) -> None:
-        self._fields, self._packing, self._group = fields, packing, group
+        super().__init__(fields)
+        self._packing, self._group = packing, group
 
-    def __getitem__(self, name: str) -> Any:
-        return self._shown(name, self._fields[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._fields
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return the field, or ``default`` when there is none."""
-        if name in self._packing.counts:
-            return self._packing.counts[name]
-        field = self._fields.get(name)
-        return default if field is None else self._shown(name, field)
-
-    def _shown(self, name: str, field: Any) -> Any:
+    def _shown(self, name: str, field: Any, /) -> Any:
         if name in self._packing.counts:
             return self._packing.counts[name]
         return self._packing.rows(name, field, self._group) if isinstance(field, Tensor) else field
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the field, or ``default`` when there is none; a count also where the batch carries none."""
+        return self._packing.counts[name] if name in self._packing.counts else super().get(name, default)

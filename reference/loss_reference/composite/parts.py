@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loss_reference.composite.view import ReadOnlyView
 from loss_reference.interface import Batch, LossFunction, LossResult, Outputs
 from loss_reference.registry import create_loss_function
 from loss_reference.settings import ConfigError
+from loss_reference.view import ReadOnlyView
 
 __all__ = ["create_part", "result_of_part"]
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from torch import Tensor
 
 from loss_reference.contract import Contract, Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
-from loss_reference.pairs import mean_of_pairs, pair_weights, split_pairs
+from loss_reference.pairs import mean_of_pairs
 from loss_reference.preference.absolute import bco_pair
+from loss_reference.preference.chosen_nll import NLL_AVERAGE, ImitatingLoss
 from loss_reference.preference.dpo import dpo
-from loss_reference.preference.layout import PAIR_LAYOUT, PairedLoss
-from loss_reference.preference.pairwise import BETA, active_pairs, trained_lengths
-from loss_reference.reduction import mean_of_terms, row_weights
+from loss_reference.preference.layout import PAIR_LAYOUT
+from loss_reference.preference.pairwise import BETA, active_pairs
+from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
@@ -29,14 +29,15 @@ WEIGHT: Final = Option(values=(0.0, 0.5, 1.0))
 
 
 @register("rpo_nll")
-class RPONLLLoss(PairedLoss):
+class RPONLLLoss(ImitatingLoss):
     """Iterative RPO: l = -log sigma(beta (h_w - h_l)) - alpha p_w / n_w, the mean over pairs, p the sum of lp.
 
-    DPO plus the NLL of the chosen answer, one mean over its n_w trained tokens per answer, which keeps its probability from
+    DPO plus the NLL of the chosen answer over its n_w trained tokens, which keeps its probability from
     falling with that of the rejected one. Inputs and errors as in ``PairLoss``. In nats, at least 0; log 2 plus alpha times
     the NLL at policy = reference. The second part adds -alpha / n_w to dl/dlp of the chosen tokens.
 
-    Config: ``beta`` (0.1, above 0); ``alpha`` (1, at least 0; 0 is ``DPOLoss``).
+    Config: ``beta`` (0.1, above 0); ``alpha`` (1, at least 0; 0 is ``DPOLoss``; TRL ``rpo_alpha``); ``nll_average`` as in
+    ``ImitatingLoss``. TRL's number is that of ``"tokens"``.
 
     Source: arXiv 2404.19733, eq. 1.
     """
@@ -47,6 +48,7 @@ class RPONLLLoss(PairedLoss):
         options={
             "beta": BETA,
             "alpha": Option(values=(0.0, 1.0), reduces_to={0.0: "dpo"}),
+            "nll_average": NLL_AVERAGE,
             "pair_layout": PAIR_LAYOUT,
         },
     )
@@ -57,12 +59,11 @@ class RPONLLLoss(PairedLoss):
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
         h_w, h_l = active_pairs((lp - token_constant(batch, "reference_policy_logprobs", m)).sum(dim=1), w)
-        nll_w, _ = active_pairs(-lp.sum(dim=1) / trained_lengths(m).clamp(min=1), w)
-        return mean_of_pairs(dpo(h_w - h_l, self.beta) + self.alpha * nll_w, w, batch)
+        return mean_of_pairs(dpo(h_w - h_l, self.beta), w, batch) + self.alpha * self.chosen_nll(lp, m, batch)
 
 
 @register("mpo")
-class MPOLoss(PairedLoss):
+class MPOLoss(ImitatingLoss):
     """MPO: L = w_p DPO + w_q BCO + w_g NLL(chosen), with r = beta h.
 
     DPO, -log sigma(r_w - r_l), says which answer is better; BCO, -log sigma(r_w) - log sigma(-r_l), whether each is good by
@@ -71,9 +72,7 @@ class MPOLoss(PairedLoss):
     of weight 0 adds nothing.
 
     Config: ``beta`` (0.1, above 0); ``preference_weight`` w_p (0.8), ``quality_weight`` w_q (0.2), ``generation_weight``
-    w_g (1), all at least 0; ``nll_average`` (``"sequence"``: one mean per chosen answer, then the mean over pairs;
-    ``"tokens"``: one mean over all chosen tokens of this batch, as TRL's ``"sft"`` component, so that microbatches do not
-    add up).
+    w_g (1), all at least 0; ``nll_average`` as in ``ImitatingLoss``. TRL's ``"sft"`` component is that of ``"tokens"``.
 
     Source: arXiv 2411.10442, section 3.2; TRL's ``loss_type`` list ``["sigmoid", "bco_pair", "sft"]``.
     """
@@ -86,7 +85,7 @@ class MPOLoss(PairedLoss):
             "preference_weight": WEIGHT,
             "quality_weight": WEIGHT,
             "generation_weight": WEIGHT,
-            "nll_average": Option(values=("sequence", "tokens")),
+            "nll_average": NLL_AVERAGE,
             "pair_layout": PAIR_LAYOUT,
         },
     )
@@ -94,12 +93,6 @@ class MPOLoss(PairedLoss):
     preference_weight = Setting(0.8, least=0.0)
     quality_weight = Setting(0.2, least=0.0)
     generation_weight = Setting(1.0, least=0.0)
-    nll_average = Setting("sequence", choices=("sequence", "tokens"))
-
-    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        super().__init__(config)
-        if self.nll_average == "tokens":
-            self.contract = refine(self.contract, normalizer="local")
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
@@ -107,8 +100,4 @@ class MPOLoss(PairedLoss):
         h_w, h_l = active_pairs((lp - token_constant(batch, "reference_policy_logprobs", m)).sum(dim=1), w)
         terms = self.preference_weight * dpo(h_w - h_l, self.beta)
         terms = terms + self.quality_weight * bco_pair(self.beta * h_w, self.beta * h_l)
-        nll_w, _ = active_pairs(-lp.sum(dim=1) / trained_lengths(m).clamp(min=1), w)
-        if self.nll_average == "sequence":
-            return mean_of_pairs(terms + self.generation_weight * nll_w, w, batch)
-        lp_w, tokens = split_pairs(lp)[0], (split_pairs(m)[0] != 0) * pair_weights(w).unsqueeze(1)
-        return mean_of_pairs(terms, w, batch) + self.generation_weight * mean_of_terms(-lp_w, tokens, None)
+        return mean_of_pairs(terms, w, batch) + self.generation_weight * self.chosen_nll(lp, m, batch)

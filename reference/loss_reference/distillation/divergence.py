@@ -35,7 +35,9 @@ class DivergenceLoss(LossFunction):
     ``global_valid_toks``. Logits of -inf give probability 0. Only the student receives gradient.
 
     Config: ``temperature`` (1, above 0) divides both logits; the result is not multiplied by its square. ``chunk_size``
-    (None) compares so many positions at a time when the teacher's ``teacher_logits`` are given: less memory, the same numbers.
+    (None: as many as are compared fastest) positions are compared at a time when ``teacher_logits`` are given: the same
+    numbers whatever it is. The gradient of chunks can be taken once, and goes to the student's logits alone: a subclass
+    that learns parameters of its own is compared as a whole.
 
     Raises:
         KeyError: neither form of the teacher.
@@ -48,17 +50,18 @@ class DivergenceLoss(LossFunction):
     chunk_size = Setting[int | None](None, least=1, optional=True, whole=True)
 
     def divergence(self, log_p: Tensor, log_q: Tensor, /) -> Tensor:
-        """Return one term per position [B, S-1] from the log-probabilities [B, S-1, V] of teacher and student."""
+        """Return one term per position [...] from the log-probabilities [..., V] of teacher and student there."""
         raise NotImplementedError(f"{type(self).__name__} must define divergence(self, log_p, log_q)")
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         T_g = global_count(batch, "global_valid_toks")
-        if self.chunk_size is None or batch.get("teacher_logits") is None:
+        if batch.get("teacher_logits") is None or any(True for _ in self.parameters()):
             log_p, log_q, m = teacher_and_student(batch, model_outputs, self.temperature)
             return mean_of_terms(self.divergence(log_p, log_q), m, T_g)
         z_q, z_p, m = whole_scores(batch, model_outputs)
         active = F.pad(m != 0, (0, 1))
-        return mean_of_terms(chunked_terms(self._of_scores, z_q, (z_p, active), self.chunk_size)[:, :-1], m, T_g)
+        v = chunked_terms(self._of_scores, z_q, (z_p, active), self.chunk_size)
+        return mean_of_terms(v[:, :-1], m, T_g)
 
     def _of_scores(self, z_q: Tensor, z_p: Tensor, active: Tensor) -> Tensor:
         log_q, log_p = ((keep_active(z, active) / self.temperature).log_softmax(dim=-1) for z in (z_q, z_p))

@@ -22,7 +22,7 @@ class ReverseKLLoss(DivergenceLoss):
     dL/dlogits = m q (log q - log p - KL) / (temperature T_g).
 
     Config: ``temperature`` (1, above 0) divides both logits; the result is not multiplied by its square;
-    ``chunk_size`` (None) compares so many positions at a time.
+    ``chunk_size`` (None: as many as are compared fastest) positions are compared at a time.
 
     Raises:
         KeyError: neither form of the teacher.

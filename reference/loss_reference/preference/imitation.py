@@ -14,8 +14,8 @@ from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import next_token_logprobs, trained_logprobs
 from loss_reference.pairs import mean_of_pairs
+from loss_reference.preference.chosen_nll import NLL_AVERAGE, ImitatingLoss
 from loss_reference.preference.dpo import dpo
-from loss_reference.preference.layout import PairedLoss
 from loss_reference.preference.pairwise import BETA, MONOTONE, active_pairs, pair_contract, trained_lengths
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
@@ -23,7 +23,7 @@ from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 from loss_reference.token_level import refine
 
-__all__ = ["CPOLoss", "ORPOLoss", "every_token", "log1mexp", "log_odds", "orpo"]
+__all__ = ["CPOLoss", "ORPOLoss", "every_token", "log1mexp", "log_odds", "odds_ratio"]
 
 CLOSEST_TO_CERTAIN: Final = -torch.finfo(torch.float32).eps
 """The log-probability nearest to 0 that a float32 softmax can tell from it: odds of 8 million to 1."""
@@ -40,15 +40,13 @@ def log_odds(p: Tensor) -> Tensor:
     return p - log1mexp(p)
 
 
-def orpo(nll_w: Tensor, p_w: Tensor, p_l: Tensor, beta: float = 0.1) -> Tensor:
-    """Return nll_w - beta log sigma(log odds(p_w) - log odds(p_l)), one term per pair.
+def odds_ratio(p_w: Tensor, p_l: Tensor) -> Tensor:
+    """Return -log sigma(log odds(p_w) - log odds(p_l)), one term per pair.
 
     Args:
-        nll_w: what imitates the chosen answer [N], usually -p_w.
         p_w, p_l: mean log-probability of the tokens of the chosen and of the rejected answer [N], at most 0.
-        beta: weight of the preference, the paper's lambda, above 0.
     """
-    return nll_w - beta * F.logsigmoid(log_odds(p_w) - log_odds(p_l))
+    return -F.logsigmoid(log_odds(p_w) - log_odds(p_l))
 
 
 def every_token(batch: Batch, like: Tensor) -> Tensor:
@@ -68,16 +66,17 @@ def every_token(batch: Batch, like: Tensor) -> Tensor:
 
 
 @register("orpo")
-class ORPOLoss(PairedLoss):
+class ORPOLoss(ImitatingLoss):
     """ORPO: l = -p_w - beta log sigma(log odds(p_w) - log odds(p_l)), odds(p) = exp(p) / (1 - exp(p)), p the mean of lp.
 
     Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, -p_w + beta log 2 at equal p. The first
-    term is the NLL of the chosen answer, one mean per answer. An answer without trained tokens has no odds: its pair
+    term is the NLL of the chosen answer. An answer without trained tokens has no odds: its pair
     counts as one of equal odds. dl/dp_w = -1 - beta sigma(-z) / (1 - exp(p_w)), z the difference of log odds.
 
     Config: ``beta`` (0.1, above 0), the paper's lambda; ``nll_span`` (``"response"``: the NLL is that of the trained
     tokens, Liger's default; ``"full"``: of prompt and response as in TRL, that is of all tokens before
-    ``input_lengths`` [B], or of the whole row when the batch does not say how long its rows are).
+    ``input_lengths`` [B], or of the whole row when the batch does not say how long its rows are); ``nll_average`` as in
+    ``ImitatingLoss``. TRL's number is that of ``"full"`` with ``"tokens"``, Liger's that of ``"response"`` with ``"tokens"``.
 
     Source: arXiv 2403.07691.
     """
@@ -87,6 +86,7 @@ class ORPOLoss(PairedLoss):
         facts={"length_normalized": True},
         beta=BETA,
         nll_span=Option(values=("response", "full")),
+        nll_average=NLL_AVERAGE,
     )
     beta = Setting(0.1, above=0.0)
     nll_span = Setting("response", choices=("response", "full"))
@@ -103,29 +103,23 @@ class ORPOLoss(PairedLoss):
         n, w = trained_lengths(m), row_weights(batch, lp)
         p = lp.sum(dim=1) / n.clamp(min=1)
         p_w, p_l = active_pairs(p, w)
-        nll_w, _ = active_pairs(self._nll(batch, model_outputs, p), w)
         n_w, n_l = active_pairs(n, w)
-        without_odds = nll_w + self.beta * math.log(2)
-        terms = torch.where((n_w > 0) & (n_l > 0), orpo(nll_w, p_w, p_l, self.beta), without_odds)
-        return mean_of_pairs(terms, w, batch)
-
-    def _nll(self, batch: Batch, model_outputs: Outputs, p: Tensor) -> Tensor:
-        if self.nll_span == "response":
-            return -p
-        everything = every_token(batch, batch["token_mask"][:, 1:].to(p))
-        lp = next_token_logprobs(batch, model_outputs, everything)
-        return -lp.sum(dim=1) / trained_lengths(everything).clamp(min=1)
+        terms = torch.where((n_w > 0) & (n_l > 0), odds_ratio(p_w, p_l), math.log(2))
+        if self.nll_span == "full":
+            m = every_token(batch, batch["token_mask"][:, 1:].to(lp))
+            lp = next_token_logprobs(batch, model_outputs, m)
+        return self.chosen_nll(lp, m, batch) + self.beta * mean_of_pairs(terms, w, batch)
 
 
 @register("cpo")
-class CPOLoss(PairedLoss):
+class CPOLoss(ImitatingLoss):
     """CPO: l = -(1 - e) log sigma(x) - e log sigma(-x) - alpha p_w / n_w, x = beta (p_w - p_l), p the sum of lp.
 
     Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, log 2 - alpha p_w / n_w at equal p. The
-    last term is the NLL of the chosen answer, one mean per answer over its n_w trained tokens.
+    last term is the NLL of the chosen answer over its n_w trained tokens.
 
     Config: ``beta`` (0.1, above 0); ``alpha`` (1.0, at least 0; TRL ``cpo_alpha``); ``label_smoothing`` e (0, at most
-    1/2).
+    1/2); ``nll_average`` as in ``ImitatingLoss``. TRL's and Liger's number is that of ``"tokens"``.
 
     Source: arXiv 2401.08417.
     """
@@ -135,6 +129,7 @@ class CPOLoss(PairedLoss):
         beta=BETA,
         alpha=Option(values=(0.0, 1.0)),
         label_smoothing=Option(values=(0.0, 0.1, 0.5)),
+        nll_average=NLL_AVERAGE,
     )
     beta = Setting(0.1, above=0.0)
     alpha = Setting(1.0, least=0.0)
@@ -142,8 +137,7 @@ class CPOLoss(PairedLoss):
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
-        n, w = trained_lengths(m), row_weights(batch, lp)
-        p = lp.sum(dim=1)
-        p_w, p_l = active_pairs(p, w)
-        nll_w, _ = active_pairs(-p / n.clamp(min=1), w)
-        return mean_of_pairs(dpo(p_w - p_l, self.beta, self.label_smoothing) + self.alpha * nll_w, w, batch)
+        w = row_weights(batch, lp)
+        p_w, p_l = active_pairs(lp.sum(dim=1), w)
+        preference = mean_of_pairs(dpo(p_w - p_l, self.beta, self.label_smoothing), w, batch)
+        return preference + self.alpha * self.chosen_nll(lp, m, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.settings import Setting
+from loss_reference.view import ReadOnlyView
 
 __all__ = ["PAIR_LAYOUT", "PAIR_LAYOUTS", "HalvesAsPairs", "PairedLoss", "halves_to_pairs"]
 
@@ -29,37 +29,10 @@ def halves_to_pairs(rows: Tensor, what: str = "the batch") -> Tensor:
     return torch.stack(rows.chunk(2), dim=1).flatten(0, 1) if len(rows) else rows
 
 
-class HalvesAsPairs(Mapping[str, Any]):
-    """A mapping of tensors [B, ...] whose first half of rows is chosen, read as interleaved pairs; scalars stay as they are.
+class HalvesAsPairs(ReadOnlyView):
+    """A mapping of tensors [B, ...] whose first half of rows is chosen, read as interleaved pairs; scalars stay as they are."""
 
-    A field is reordered when it is asked for, and each way of asking is passed on as it is asked.
-    """
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self._fields = fields
-
-    def __getitem__(self, name: str) -> Any:
-        return self._as_pairs(name, self._fields[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._fields
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return the field, or ``default`` when there is none."""
-        return self._as_pairs(name, self._fields.get(name, default))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return self._as_pairs(name, getattr(self._fields, name))
-
-    def _as_pairs(self, name: str, field: Any) -> Any:
+    def _shown(self, name: str, field: Any, /) -> Any:
         return halves_to_pairs(field, name) if isinstance(field, Tensor) and field.dim() > 0 else field
 
 

@@ -12,10 +12,22 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.groups import mean_of_groups
 from loss_reference.interface import Batch, Outputs
+from loss_reference.logprobs import trained_logprobs
+from loss_reference.pairs import mean_of_pairs
+from loss_reference.preference.chosen_nll import NLL_AVERAGE, ImitatingLoss
 from loss_reference.preference.dpo import dpo
 from loss_reference.preference.f_divergence import LARGEST_EXPONENT
 from loss_reference.preference.groupwise import active_groups
-from loss_reference.preference.pairwise import BETA, MONOTONE, PairLoss, pair_contract, sequence_logprob
+from loss_reference.preference.pairwise import (
+    BETA,
+    MONOTONE,
+    PairLoss,
+    active_pairs,
+    pair_contract,
+    sequence_logprob,
+    trained_lengths,
+)
+from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
@@ -54,14 +66,15 @@ def slic_hf(p_w: Tensor, p_l: Tensor, delta: float = 1.0) -> Tensor:
 
 
 @register("simpo")
-class SimPOLoss(PairLoss):
+class SimPOLoss(ImitatingLoss, PairLoss):
     """SimPO: l = -log sigma(beta (p_w - p_l) - gamma), p = mean of lp over the trained tokens of an answer.
 
     Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, softplus(gamma) at equal p.
 
     Config: ``beta`` (0.1, above 0); ``gamma`` (0.5, at least 0; beta times Open-Instruct's ``gamma_beta_ratio``);
-    ``nll_weight`` (0, at least 0): adds ``nll_weight`` times -p_w, the NLL of the chosen answer, one mean per answer. TRL
-    (``cpo_alpha``) and Liger's module (``alpha``) add it with weight 1 unless told otherwise.
+    ``nll_weight`` (0, at least 0): adds ``nll_weight`` times the NLL of the chosen answer, averaged as ``nll_average`` says
+    (see ``ImitatingLoss``). TRL (``cpo_alpha``) and Liger's module (``alpha``) add it with weight 1 unless told otherwise,
+    averaged over ``"tokens"``.
 
     Source: arXiv 2405.14734.
     """
@@ -72,6 +85,7 @@ class SimPOLoss(PairLoss):
         beta=BETA,
         gamma=Option(values=(0.0, 0.5, 2.0)),
         nll_weight=Option(values=(0.0, 1.0)),
+        nll_average=NLL_AVERAGE,
     )
     beta = Setting(0.1, above=0.0)
     gamma = Setting(0.5, least=0.0)
@@ -81,7 +95,16 @@ class SimPOLoss(PairLoss):
         return sequence_logprob(batch, model_outputs, average=True)
 
     def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
-        return simpo(p_w - p_l, self.beta, self.gamma) - self.nll_weight * p_w
+        return simpo(p_w - p_l, self.beta, self.gamma)
+
+    def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        if self.nll_weight == 0:
+            return super().paired_loss(batch, model_outputs)
+        lp, m = trained_logprobs(batch, model_outputs)
+        w = row_weights(batch, lp)
+        p = lp.sum(dim=1) / trained_lengths(m).clamp(min=1)
+        preference = mean_of_pairs(self.terms(*active_pairs(p, w)), w, batch)
+        return preference + self.nll_weight * self.chosen_nll(lp, m, batch)
 
 
 @register("alphapo")

@@ -78,3 +78,16 @@ def test_shrinking_what_never_fails_again_returns_the_plan_itself() -> None:
     found, attempts = smallest_plan(plan, never, 0)
     assert found == plan
     assert attempts >= 1
+
+
+def test_shrinking_a_failure_that_comes_and_goes_tries_each_plan_once() -> None:
+    plan = pool()["typical"][0]
+    tried: list[Plan] = []
+
+    def now_and_then(candidate: Plan) -> bool:
+        tried.append(candidate)
+        return len(tried) % 2 == 1
+
+    found, attempts = smallest_plan(plan, now_and_then, 0)
+    assert len(tried) == len(set(tried)) == attempts
+    assert found == plan or found in tried

@@ -106,6 +106,9 @@ class FakeEngine:
     def warnings(self) -> tuple[str, ...]:
         return ("the clip region was never entered",)
 
+    def close(self) -> None:
+        pass
+
     def header(self) -> tuple[str, ...]:
         return (f"{self.target}: Loss, called through the interface", "profile standard, seed 0")
 

@@ -1,0 +1,53 @@
+"""The NLL of the chosen answers, which many preference losses add, averaged over answers or over tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torch import Tensor
+
+from loss_reference.contract import Option
+from loss_reference.interface import Batch
+from loss_reference.pairs import mean_of_pairs, pair_weights, split_pairs
+from loss_reference.preference.layout import PairedLoss
+from loss_reference.preference.pairwise import active_pairs, trained_lengths
+from loss_reference.reduction import mean_of_terms, row_weights
+from loss_reference.settings import Setting
+from loss_reference.token_level import refine
+
+__all__ = ["NLL_AVERAGE", "NLL_AVERAGES", "ImitatingLoss"]
+
+NLL_AVERAGES: Final = ("sequence", "tokens")
+NLL_AVERAGE: Final = Option(values=NLL_AVERAGES)
+
+
+class ImitatingLoss(PairedLoss):
+    """A loss of pairs with an NLL of the chosen answers in it.
+
+    Config: ``nll_average`` (``"sequence"``: one mean per chosen answer over its trained tokens, then the mean over pairs;
+    ``"tokens"``: one mean over the trained tokens of all chosen answers of the batch at hand, as TRL and Liger take it, so
+    that losses of microbatches do not add up).
+    """
+
+    nll_average = Setting("sequence", choices=NLL_AVERAGES)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.nll_average == "tokens":
+            self.contract = refine(self.contract, normalizer="local")
+
+    def chosen_nll(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        """Return the NLL of the chosen answers, a 0-dim tensor.
+
+        Args:
+            lp: log-probabilities of the tokens that are imitated, 0 at the others [B, S-1].
+            m: their weights [B, S-1].
+            batch: where ``sample_mask`` [B] and ``global_valid_seqs`` come from.
+        """
+        w = row_weights(batch, lp)
+        if self.nll_average == "sequence":
+            nll_w, _ = active_pairs(-lp.sum(dim=1) / trained_lengths(m).clamp(min=1), w)
+            return mean_of_pairs(nll_w, w, batch)
+        lp_w, tokens = split_pairs(lp)[0], (split_pairs(m)[0] != 0) * pair_weights(w).unsqueeze(1)
+        return mean_of_terms(-lp_w, tokens, None)
