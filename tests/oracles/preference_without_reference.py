@@ -19,11 +19,12 @@ def log_one_minus_exp(x: float) -> float:
 def chosen_nll(batch: Fields, outputs: Fields, nll_average: str) -> float:
     """NLL of the chosen rows' trained (response) tokens.
 
-    sequences  pair_mean of -a_w, the chosen row's mean over its own tokens
-    tokens     sum_n w_n sum_t tm (-lp) / max(sum_n w_n sum_t tm, 1) over the chosen rows of this batch
+    sequence  pair_mean of -a_w, the chosen row's mean over its own tokens
+    sum       pair_mean of -p_w
+    tokens    sum_n w_n sum_t tm (-lp) / max(sum_n w_n sum_t tm, 1) over the chosen rows of this batch
     """
-    if nll_average in ("sequence", "sequences"):
-        return pair_mean(batch, lambda n: -sequence_logprob(batch, outputs, 2 * n, True))
+    if nll_average in ("sequence", "sum"):
+        return pair_mean(batch, lambda n: -sequence_logprob(batch, outputs, 2 * n, nll_average == "sequence"))
     if nll_average != "tokens":
         raise ValueError(f"unknown nll_average {nll_average!r}")
     weights = pair_weights(batch, batch["token_mask"].shape[0])
@@ -52,7 +53,7 @@ def orpo(
     *,
     beta: float = 0.1,
     nll_span: str = "response",
-    nll_average: str = "sequences",
+    nll_average: str = "sequence",
 ) -> float:
     """NLL_chosen - beta log sigma(o), o = (a_w - a_l) - (log(1 - e^{a_w}) - log(1 - e^{a_l})).
 
@@ -81,7 +82,7 @@ def cpo(
     beta: float = 0.1,
     alpha: float = 1.0,
     label_smoothing: float = 0.0,
-    nll_average: str = "sequences",
+    nll_average: str = "sequence",
 ) -> float:
     """cdpo at x = beta (p_w - p_l), plus alpha NLL_chosen."""
 
@@ -100,7 +101,7 @@ def simpo(
     beta: float = 0.1,
     gamma: float = 0.5,
     nll_weight: float = 0.0,
-    nll_average: str = "sequences",
+    nll_average: str = "sequence",
 ) -> float:
     """-log sigma(beta (a_w - a_l) - gamma), plus nll_weight NLL_chosen."""
 

@@ -187,9 +187,9 @@ def test_default_settings() -> None:
         (dpop, {"beta": 0.3, "lambda_": 50.0}),
         (odpo, {"beta": 0.1, "alpha": 1.0}),
         (rebel, {"eta": 1.0}),
-        (orpo, {"beta": 0.1, "nll_span": "response", "nll_average": "sequences"}),
-        (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "nll_average": "sequences"}),
-        (simpo, {"beta": 0.1, "gamma": 0.5, "nll_weight": 0.0, "nll_average": "sequences"}),
+        (orpo, {"beta": 0.1, "nll_span": "response", "nll_average": "sequence"}),
+        (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "nll_average": "sequence"}),
+        (simpo, {"beta": 0.1, "gamma": 0.5, "nll_weight": 0.0, "nll_average": "sequence"}),
         (alphapo, {"beta": 0.1, "alpha": 0.25, "gamma": 0.5}),
         (slic_hf, {"delta": 1.0}),
         (aot, {"beta": 0.1, "label_smoothing": 0.0}),
@@ -309,10 +309,12 @@ def test_nll_spans_by_hand() -> None:
         neutral = 0.1 * LOG2 if oracle is orpo else LOG2
         assert oracle(batch, outputs) == near(4.0 + neutral)
         assert oracle(batch, outputs, nll_average="tokens") == near(10 / 3 + neutral)
+        assert oracle(batch, outputs, nll_average="sum") == near(5.0 + neutral)
         # Pair weights 1 and 1/2: (2 + 3)/1.5 and (4 + 3)/2.5.
         weighted = {**batch, "sample_mask": np.array([1.0, 1.0, 1.0, 0.5])}
         assert oracle(weighted, outputs) == near(10 / 3 + neutral)
         assert oracle(weighted, outputs, nll_average="tokens") == near(2.8 + neutral)
+        assert oracle(weighted, outputs, nll_average="sum") == near(14 / 3 + neutral)
     # Averages log(3/4) (of log(1/2) and log(9/8)) and log(1/2), as in the one-token pair above.
     outputs["next_token_logprobs"] = arr([-LOG2, math.log(9 / 8)], [-LOG2, -LOG2])
     pair: Data = {"token_mask": np.ones((2, 3))}

@@ -21,6 +21,7 @@ from tests.reference.test_against_oracles import Config, Oracle, arrays, differe
 
 BETA: list[Config] = [{"beta": 1.0}]
 SMOOTHING: list[Config] = [*BETA, {"label_smoothing": 0.3}]
+AVERAGES: list[Config] = [{"nll_average": "tokens"}, {"nll_average": "sum"}]
 MARGINS: list[Config] = [*BETA, {"beta": 0.5, "eta": 2.0}]
 ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "cdpo": (preference_pairs.cdpo, [*SMOOTHING, {"label_smoothing": 0.0}, {"label_smoothing": 0.5}]),
@@ -42,9 +43,15 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "dpop": (preference_absolute.dpop, [*BETA, {"lambda_": 0.0}, {"lambda_": 2.0}]),
     "r_dpo": (preference_pairs.r_dpo, [*BETA, {"alpha": 0.0}, {"alpha": 1.0}]),
     "cal_dpo": (preference_absolute.cal_dpo, BETA),
-    "orpo": (preference_without_reference.orpo, [*BETA, {"nll_span": "full"}]),
-    "cpo": (preference_without_reference.cpo, [*SMOOTHING, {"alpha": 0.0}, {"alpha": 3.0}]),
-    "simpo": (preference_without_reference.simpo, [*BETA, {"gamma": 0.0}, {"gamma": 2.0}, {"nll_weight": 0.7}]),
+    "orpo": (
+        preference_without_reference.orpo,
+        [*BETA, {"nll_span": "full"}, *AVERAGES, {"nll_span": "full", **AVERAGES[0]}],
+    ),
+    "cpo": (preference_without_reference.cpo, [*SMOOTHING, {"alpha": 0.0}, {"alpha": 3.0}, *AVERAGES]),
+    "simpo": (
+        preference_without_reference.simpo,
+        [*BETA, {"gamma": 0.0}, {"gamma": 2.0}, *({"nll_weight": 0.7, **average} for average in ({}, *AVERAGES))],
+    ),
     "alphapo": (
         preference_without_reference.alphapo,
         [*BETA, {"gamma": 2.0}, {"alpha": 0.0}, {"alpha": 2.0}, {"alpha": -0.5}],
@@ -74,7 +81,7 @@ def assert_agrees(name: str, config: Config, batch: Tensors, outputs: Tensors, g
     oracle = ORACLES[name][0]
     field = "logits" if "logits" in outputs else "next_token_logprobs"
     loss = registry.create(name, config)
-    if loss.contract.normalizer == "local":
+    if loss.contract.coupled:
         # Sorted over the batch at hand, whose own pairs are counted; the oracles divide by a global count when there is one.
         batch = {key: x for key, x in batch.items() if not key.startswith("global_valid")}
     got, got_gradient = value_and_gradient(loss, batch, outputs, field)

@@ -11,7 +11,6 @@ from loss_reference.contract import Option
 from loss_reference.groups import group_weights, mean_of_groups
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import trained_logprobs
-from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES
 from loss_reference.preference.dpo import dpo
 from loss_reference.preference.groupwise import active_groups, group_contract
 from loss_reference.preference.margin import hinge_dpo, ipo
@@ -24,7 +23,8 @@ from loss_reference.token_level import refine
 
 __all__ = ["TPOLLoss", "TPOLoss", "TripleLoss"]
 
-IMITATION: Final = {"tpo_alpha": Option(values=(0.0, 1.0)), "nll_average": NLL_AVERAGE}
+NLL_AVERAGES: Final = ("sequence", "tokens")
+IMITATION: Final = {"tpo_alpha": Option(values=(0.0, 1.0)), "nll_average": Option(values=NLL_AVERAGES)}
 LOSS_TYPES: Final = ("sigmoid", "hinge", "ipo")
 
 

@@ -18,6 +18,7 @@ PREFERENCES: list[tuple[str, Config]] = [
     *(("rpo_nll", config) for config in ({}, {"alpha": 0.0}, {"alpha": 0.3, "beta": 1.0})),
     *(("mpo", config) for config in ({}, {"beta": 1.0}, {"quality_weight": 0.0}, {"generation_weight": 0.0})),
     ("mpo", {"preference_weight": 0.0, "quality_weight": 2.0, "generation_weight": 0.3}),
+    *((name, {"nll_average": "sum"}) for name in ("rpo_nll", "mpo")),
 ]
 
 
@@ -32,11 +33,12 @@ def test_preferences(name: str, config: Config, sample_mask: str | None) -> None
 
 
 @pytest.mark.parametrize("sample_mask", MASKS)
-def test_nll_over_the_chosen_tokens_of_the_batch(sample_mask: str | None) -> None:
-    # Without global counts: the average is over the tokens at hand, whatever the other parts divide by.
-    batch, outputs = case(52, sample_mask=sample_mask, width=5)
-    only = {"next_token_logprobs": outputs["next_token_logprobs"]}
-    assert_agrees("mpo", composite_presets.mpo, {"nll_average": "tokens"}, batch, only)
+@pytest.mark.parametrize("name", ["mpo", "rpo_nll"])
+def test_nll_over_the_chosen_tokens_of_the_batch(name: str, sample_mask: str | None) -> None:
+    for counts in (False, True):
+        batch, outputs = case(52, sample_mask=sample_mask, counts=counts, width=5)
+        only = {"next_token_logprobs": outputs["next_token_logprobs"]}
+        assert_agrees(name, getattr(composite_presets, name), {"nll_average": "tokens"}, batch, only)
 
 
 @pytest.mark.parametrize("sample_mask", MASKS)
