@@ -62,8 +62,8 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "rpo_bwd_kl": (preference_rewards.rpo_bwd_kl, MARGINS),
     "rebel": (preference_rewards.rebel, [{"eta": 3.0}]),
     "odpo": (preference_rewards.odpo, [*BETA, {"alpha": 0.0}, {"alpha": 3.0}]),
-    "aot": (preference_sets.aot, BETA),
-    "aot_unpaired": (preference_sets.aot_unpaired, BETA),
+    "aot": (preference_sets.aot, SMOOTHING),
+    "aot_unpaired": (preference_sets.aot_unpaired, SMOOTHING),
 }
 RUNS = [(name, config) for name, (_, configs) in ORACLES.items() for config in [{}, *configs]]
 
