@@ -44,6 +44,8 @@ def option_effect(trial: Trial) -> None:
                 and (trial.foreign or isinstance(trial.bench.subject.settings.get(name), bool)),
             )
     for name, effect in effects.items():
+        if effect.wants_more:
+            continue
         if effect.value_moves is False and not effect.gradient_moves:
             raise Broken(
                 f"{name} changes neither value nor gradient",
@@ -63,12 +65,14 @@ class _Effect:
         value_moves: whether the value changes with it; ``None`` when no two of its values are legal.
         gradient_moves: whether the gradient does.
         alike: pairs of words that were legal beside the same settings and between which nothing changed at all.
+        wants_more: whether it was tried beside settings that read a field no case has, and may act there.
     """
 
     value_moves: bool | None = None
     gradient_moves: bool = False
     alike: list[tuple[str, str]] = field(default_factory=list)
     compared: list[tuple[str, str]] = field(default_factory=list)
+    wants_more: bool = False
 
     def compare(self, one: Any, got: list[Evaluation], other: Any, wanted: list[Evaluation]) -> None:
         """Note what changes between two values of the setting."""
@@ -90,10 +94,12 @@ def _effect(trial: Trial, name: str, settings: dict[str, list[Any]]) -> _Effect:
         # Two words name two behaviours; two numbers may both lie beyond where a clip acts.
         effect.alike = [pair for pair in combinations(settings[name], 2) if all(isinstance(x, str) for x in pair)]
     for beside in _companions(name, settings):
-        answers = [(value, got) for value in settings[name] if (got := _answers(trial, {**beside, name: value}))]
+        tried = {at: _answers(trial, {**beside, name: value}) for at, value in enumerate(settings[name])}
+        effect.wants_more = effect.wants_more or None in tried.values()
+        answers = [(settings[name][at], got) for at, got in tried.items() if got]
         for (one, got), (other, wanted) in combinations(answers, 2):
             effect.compare(one, got, other, wanted)
-        if effect.gradient_moves and not effect.alike:
+        if effect.wants_more or (effect.gradient_moves and not effect.alike):
             break
     effect.alike = [pair for pair in effect.alike if pair in effect.compared]
     return effect
@@ -106,16 +112,24 @@ def _companions(name: str, settings: dict[str, list[Any]]) -> Iterator[dict[str,
             yield from ({other: value} for value in values[1:])
 
 
-def _answers(trial: Trial, changed: dict[str, Any]) -> list[Evaluation]:
-    """Return the evaluations of all ordinary cases with these settings; none when they are not legal together."""
+def _answers(trial: Trial, changed: dict[str, Any]) -> list[Evaluation] | None:
+    """Return the evaluations of all ordinary cases with these settings; none when they are not legal together.
+
+    ``None`` when they read a field that those in force do not, so that no case has it: a coefficient of 0 turned up.
+    """
     rebuild = trial.bench.subject.rebuild
     assert rebuild is not None
+    case, answers = trial.case, []
     try:
         loss = rebuild(changed)
-        return [trial.evaluate(case, loss=loss) for case, _ in trial.bench.cases_of(VARIED, 5)]
+        for case, _ in trial.bench.cases_of(VARIED, 5):
+            answers.append(trial.evaluate(case, loss=loss))
+        return answers
     except (Malformed, ValueError, TypeError, AssertionError):
         return []
     except LossRaised as raised:
+        if raised.wants(case):
+            return None
         declared = [name for name, value in changed.items() if _declares(trial, name, value)]
         if len(declared) < len(changed):
             return []
@@ -135,7 +149,7 @@ def _require_inert(trial: Trial) -> None:
             continue
         base = trial.bench.cases_of(VARIED, 5)
         for value in option.values:
-            for got, (case, wanted) in zip(_answers(trial, {name: value}), base, strict=False):
+            for got, (case, wanted) in zip(_answers(trial, {name: value}) or (), base, strict=False):
                 # Up to rounding: an option that only orders the work, such as a chunk size, orders the sums as well.
                 Trial(trial.bench, case).require_same(got, wanted, f"{name}={value!r}, declared inert")
 
