@@ -192,6 +192,13 @@ def test_rpo_bwd_kl_of_a_certain_target_is_dpo() -> None:
     torch.testing.assert_close(got[1], expected[1])
 
 
+@pytest.mark.parametrize(("tau", "climbs"), [(0.05, True), (0.07, True), (0.11, False), (1.0, False)])
+def test_discopop_climbs_where_tau_is_small(tau: float, climbs: bool) -> None:
+    config = {"tau": tau, "beta": 0.1}
+    assert (at("discopop", 0.0, 0.0, config)[1][0] > 0) == climbs
+    assert ("wanted_direction" in registry.create("discopop", config).contract.exempt) == climbs
+
+
 def test_discopop_climbs_from_one_branch_to_the_other() -> None:
     assert at("discopop", 0.5, 0.0)[0] > at("discopop", -1.0, 0.0)[0]
     assert at("discopop", 20.0, 0.0)[0] == pytest.approx(math.exp(-2.0))
