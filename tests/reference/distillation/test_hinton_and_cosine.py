@@ -55,6 +55,8 @@ def test_cosine_sees_direction_alone() -> None:
     expected = value_and_gradient("cosine_distill", batch, outputs, "logits")
     scaled = value_and_gradient("cosine_distill", batch, {"logits": 7 * outputs["logits"]}, "logits")
     torch.testing.assert_close(scaled[0], expected[0])
+    louder = batch | {"teacher_logits": 0.1 * batch["teacher_logits"]}
+    torch.testing.assert_close(value_and_gradient("cosine_distill", louder, outputs, "logits"), expected)
     torch.testing.assert_close(
         (expected[1] * outputs["logits"]).sum(-1), torch.zeros(4, 6).double(), rtol=0, atol=1e-15
     )
