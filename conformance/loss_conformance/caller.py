@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from loss_conformance.cases.case import Case
 from loss_conformance.copying import copy_of, tensors_held
 from loss_conformance.device.simulated import SimulatedDevice
-from loss_conformance.evaluation import Evaluation, LossRaised, Stopwatch, evaluate, parameters_of, scalar
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, Stopwatch, evaluate, parameters_of, scalar
 from loss_conformance.saved_for_backward import bytes_saved, graphs_kept
 from loss_conformance.subject.result import result_of
 from loss_conformance.subject.subject import Subject
@@ -94,6 +94,28 @@ class Caller:
             raise
         except Exception as error:
             raise LossRaised(error) from error
+
+    def mapped(self, cases: Sequence[Case]) -> Tensor:
+        """Return the loss of each of several cases, equal but for some tensors, mapped over those: one call."""
+        loss = self._ready(cases[0])
+        first, *others = cases
+        stacks = {
+            key: torch.stack([case.tensors[key] for case in cases])
+            for key in first.tensors
+            if any(case.tensors[key] is not first.tensors[key] for case in others)
+        }
+
+        def value(tensors: dict[str, Tensor]) -> Tensor:
+            returned, _ = result_of(self.subject.protocol.call(loss, first.with_tensors(tensors)))
+            return scalar(returned, self._terms)
+
+        try:
+            found: Tensor = torch.vmap(value)(stacks)
+        except Malformed:
+            raise
+        except Exception as error:
+            raise LossRaised(error) from error
+        return found
 
     def graphs_kept(self, case: Case) -> list[bool]:
         """Return which graphs of some calls of one object are still alive when their results are dropped."""

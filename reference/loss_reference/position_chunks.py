@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from loss_reference.transforms import is_transformed
+
 __all__ = ["chunked_terms", "positions_at_once"]
 
 CACHED: Final = 2**21
@@ -36,7 +38,7 @@ def chunked_terms(
         constants: [...] or [..., V]; receive none.
         chunk_size: positions at a time, at least 1; by default as many as are worked on fastest.
     """
-    if torch.compiler.is_compiling():  # a compiler fuses the plain formula by itself
+    if is_transformed():  # a compiler fuses the plain formula by itself, and maps of it are known
         return terms(scores, *(x.detach() for x in constants))
     chunk_size = positions_at_once(scores) if chunk_size is None else chunk_size
     positions = scores.shape[:-1]

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from loss_reference.position_chunks import positions_at_once
 from loss_reference.reduction import accumulation_dtype, keep_active
+from loss_reference.transforms import is_transformed
 
 __all__ = ["sampled_logprob"]
 
@@ -26,7 +27,7 @@ def sampled_logprob(logits: Tensor, targets: Tensor, active: Tensor, chunk_size:
         active: bool [...].
         chunk_size: positions at a time, by default as many as are worked on fastest. Changes memory and speed, not the numbers.
     """
-    if torch.compiler.is_compiling():  # a compiler fuses the plain formula by itself
+    if is_transformed():  # a compiler fuses the plain formula by itself, and maps of it are known
         log_pi = keep_active(logits, active).log_softmax(dim=-1)
         return keep_active(log_pi.gather(-1, targets.unsqueeze(-1)).squeeze(-1), active)
     chunk_size = positions_at_once(logits) if chunk_size is None else chunk_size

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from loss_reference.transforms import is_transformed
 
 __all__ = ["is_readable", "require_shape"]
 
 
 def is_readable(x: Tensor) -> bool:
     """Return whether looking at the content of ``x`` is free: it stalls an accelerator and breaks a compiled graph."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and x.numel() > 0
+    return x.device.type == "cpu" and not is_transformed() and x.numel() > 0
 
 
 def require_shape(name: str, tensor: Tensor, expected: tuple[int | str, ...], why: str = "") -> None:

@@ -87,6 +87,47 @@ class GuardedInPython(Guarded):
         return terms.clamp(max=50.0) if terms.max().item() > 50.0 else terms
 
 
+class Probability(torch.autograd.Function):
+    """exp(lp), which saves its result alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(lp):
+        return lp.exp()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream * ctx.saved_tensors[0]
+
+
+class ProbabilityOfTheFirst(Probability):
+    generate_vmap_rule = False
+
+    @staticmethod
+    def vmap(info, in_dims, lp):
+        return ProbabilityOfTheFirst.apply(lp.select(in_dims[0], 0)), None
+
+
+class BalancedByFunction(Balanced):
+    """The same, with a function of its own."""
+
+    probability = Probability
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        lp = policy(model_outputs, m)
+        return token_mean(-lp - self.weight() * (1 - self.probability.apply(lp)), m, batch)
+
+
+class BalancedByWrongFunction(BalancedByFunction):
+    probability = ProbabilityOfTheFirst
+
+
 BALANCED = Contract(family="supervised", level="token", normalizer="global", lower_bound=-0.1)
 
 FAULTS = (
@@ -120,6 +161,18 @@ FAULTS = (
         Guarded,
         ("compile",),
         SFT,
+        advice=True,
+        bare=ADVICE,
+        profile="standard",
+    ),
+    Fault(
+        "X324",
+        "a vmap rule that looks at the first of what is mapped",
+        "",
+        BalancedByWrongFunction,
+        BalancedByFunction,
+        ("compile",),
+        BALANCED,
         advice=True,
         bare=ADVICE,
         profile="standard",

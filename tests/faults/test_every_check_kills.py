@@ -79,6 +79,7 @@ KILLS = {
     "device_agreement": "X49",
     "compiled_agreement": "X322",
     "one_graph": "X323",
+    "vmap": "X324",
     "metrics_detached": "B182",
     "metrics_split": "X95",
     "graph_released": "X320",

@@ -41,6 +41,7 @@ IN_ORDER: Final = (
     "baseline",
     "device_parity",
     "compilation",
+    "vectorization",
     "metrics",
     "memory",
 )

@@ -131,7 +131,10 @@ def _emptied(trial: Trial) -> Case:
         return case
     level, family = trial.facts.contract.level, trial.facts.contract.family
     of_tokens = level == "token" or (level is None and family not in ("preference", "reward", "composite"))
-    if of_tokens and any(slot.token_axis is not None for slot in masks):
+    of_every_token = [slot for slot in masks if slot.token_axis is not None]
+    if any(bool((case.tensor(slot) != 0).any()) for slot in of_every_token):
+        raise NotExercised("it takes nothing that could leave a whole row out")
+    if of_tokens and of_every_token:
         return case
     raise NotExercised("its terms are sequences, and it reads no sample_mask that could take them all out")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss_reference.contract import Contract
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.pairs import mean_of_pairs
 from loss_reference.registry import register
+from loss_reference.reward.contract import REWARD_PAIRS
 from loss_reference.reward.scores import pair_scores
+from loss_reference.token_level import refine
 
 __all__ = ["BradleyTerryLoss", "bradley_terry"]
 
@@ -34,11 +35,8 @@ class BradleyTerryLoss(LossFunction):
     Source: arXiv 2203.02155, eq. 1.
     """
 
-    contract = Contract(
-        family="reward",
-        level="pair",
-        normalizer="global",
-        lower_bound=0.0,
+    contract = refine(
+        REWARD_PAIRS,
         direction={"chosen_scores": -1, "rejected_scores": +1},
     )
     strict_config = True

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss_reference.contract import Contract, Field, Option
+from loss_reference.contract import Field, Option
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.pairs import mean_of_pairs
 from loss_reference.registry import register
+from loss_reference.reward.contract import REWARD_PAIRS
 from loss_reference.reward.scores import pair_constant, pair_scores
 from loss_reference.settings import Setting
+from loss_reference.token_level import refine
 
 __all__ = [
     "BTCenteredLoss",
@@ -61,11 +63,8 @@ class BTMarginLoss(LossFunction):
     Source: arXiv 2307.09288, eq. 2; TRL, OpenRLHF.
     """
 
-    contract = Contract(
-        family="reward",
-        level="pair",
-        normalizer="global",
-        lower_bound=0.0,
+    contract = refine(
+        REWARD_PAIRS,
         direction={"chosen_scores": -1, "rejected_scores": +1, "margin": +1},
         fields={"margin": Field("values", "B")},
     )
@@ -93,11 +92,8 @@ class BTCenteredLoss(LossFunction):
     Source: arXiv 2312.09244.
     """
 
-    contract = Contract(
-        family="reward",
-        level="pair",
-        normalizer="global",
-        lower_bound=0.0,
+    contract = refine(
+        REWARD_PAIRS,
         direction={"center_coefficient": +1},
         options={"center_coefficient": Option(values=(0.0, 0.01, 1.0), reduces_to={0.0: "bradley_terry"})},
     )
@@ -124,12 +120,9 @@ class LogExpPairwiseLoss(LossFunction):
     Source: arXiv 2204.05862; OpenRLHF ``LogExpLoss``.
     """
 
-    contract = Contract(
-        family="reward",
+    contract = refine(
+        REWARD_PAIRS,
         baseline="bradley_terry",
-        level="pair",
-        normalizer="global",
-        lower_bound=0.0,
         direction={"chosen_scores": -1, "rejected_scores": +1},
     )
     strict_config = True
@@ -157,11 +150,8 @@ class BTSoftLabelLoss(LossFunction):
     Source: the cross entropy of a Bernoulli label of probability q.
     """
 
-    contract = Contract(
-        family="reward",
-        level="pair",
-        normalizer="global",
-        lower_bound=0.0,
+    contract = refine(
+        REWARD_PAIRS,
         fields={"preference_probability": Field("probabilities", "B")},
     )
     strict_config = True

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loss_reference.contract import Contract, Field
+from loss_reference.contract import Field
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import global_count, mean_of_terms, token_weights
 from loss_reference.registry import register
 from loss_reference.sampled_logprob import sampled_logprob
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.shapes import require_shape
+from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import next_tokens
+from loss_reference.token_level import refine
 
 __all__ = ["MTPCELoss"]
 
@@ -42,12 +44,9 @@ class MTPCELoss(LossFunction):
     Source: arXiv 2404.19737, with a weight for every head.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
+    contract = refine(
+        SUPERVISED,
         length_normalized=False,
-        lower_bound=0.0,
         fields={"mtp_logits": Field("logits", "B S H V", trainable=True, speaks_of="later")},
     )
     head_weights = Setting[Sequence[float] | None](None, check=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loss_reference.contract import Contract, Option
+from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import trained_logprobs
 from loss_reference.registry import register
 from loss_reference.settings import Setting
-from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss
+from loss_reference.supervised.contract import SUPERVISED
+from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
 __all__ = ["NLLLoss"]
 
@@ -32,12 +33,8 @@ class NLLLoss(TokenLevelLoss):
     Source: maximum likelihood; NeMo RL ``NLLLossFn``, Hugging Face ``num_items_in_batch``.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
-        lower_bound=0.0,
+    contract = refine(
+        SUPERVISED,
         direction={"next_token_logprobs": -1},
         options={**AGGREGATION_OPTIONS, "chunk_size": Option(values=(None, 1, 3), inert=True)},
     )

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loss_reference.contract import Contract, Option
+from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import trained_logprobs
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
 __all__ = ["DFTLoss", "FocalCELoss", "Poly1CELoss", "dft", "focal_ce", "poly1_ce"]
@@ -67,12 +68,8 @@ class FocalCELoss(TokenLevelLoss):
     Source: arXiv 1708.02002, eq. 5, with the softmax in the place of the sigmoid.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
-        lower_bound=0.0,
+    contract = refine(
+        SUPERVISED,
         direction={"next_token_logprobs": -1, "alpha": +1, "gamma": -1},
         options={
             **AGGREGATION_OPTIONS,
@@ -113,12 +110,8 @@ class Poly1CELoss(TokenLevelLoss):
     Source: arXiv 2204.12511.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
-        lower_bound=0.0,
+    contract = refine(
+        SUPERVISED,
         direction={"next_token_logprobs": -1, "epsilon": +1},
         options={**AGGREGATION_OPTIONS, "epsilon": Option(values=(-1.0, 0.0, 2.0), reduces_to={0.0: "nll"})},
     )
@@ -147,12 +140,8 @@ class DFTLoss(TokenLevelLoss):
     Source: arXiv 2508.05629; TRL ``dft``, Liger ``use_token_scaling``.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
-        lower_bound=0.0,
+    contract = refine(
+        SUPERVISED,
         upper_bound=math.exp(-1.0),
         surrogate_gradient=True,
         options=AGGREGATION_OPTIONS,

@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from loss_reference.contract import Contract, Option
+from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
-from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss
+from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
 __all__ = ["ConfidencePenaltyLoss", "LabelSmoothedCELoss", "confidence_penalty", "label_smoothed_ce"]
 
@@ -67,12 +68,8 @@ class LabelSmoothedCELoss(TokenLevelLoss):
     Source: arXiv 1512.00567, section 7.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
-        lower_bound=0.0,
+    contract = refine(
+        SUPERVISED,
         options={
             **AGGREGATION_OPTIONS,
             "label_smoothing": Option(values=(0.0, 0.1, 0.5), reduces_to={0.0: "nll"}),
@@ -107,11 +104,8 @@ class ConfidencePenaltyLoss(TokenLevelLoss):
     Source: arXiv 1701.06548.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
+    contract = refine(
+        SUPERVISED,
         lower_bound=-math.inf,
         direction={"coefficient": -1},
         options={**AGGREGATION_OPTIONS, "coefficient": Option(values=(0.0, 0.1, 1.0), reduces_to={0.0: "nll"})},

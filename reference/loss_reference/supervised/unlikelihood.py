@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss_reference.contract import Contract, Option
+from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.log_sums import logsumexp_where
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
@@ -95,12 +96,9 @@ class UnlikelihoodLoss(TokenLevelLoss):
     Source: arXiv 1908.04319, section 5.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
+    contract = refine(
+        SUPERVISED,
         length_normalized=False,
-        lower_bound=0.0,
         direction={"alpha": +1},
         options={
             **AGGREGATION_OPTIONS,

@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from loss_reference.contract import Contract, Field, Option
+from loss_reference.contract import Field, Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
 from loss_reference.reduction import keep_active, mean_of_terms
 from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
+from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
 __all__ = ["WeightedNLLLoss"]
@@ -43,12 +44,8 @@ class WeightedNLLLoss(TokenLevelLoss):
     Source: weighted maximum likelihood, such as importance weights or class weights.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
-        lower_bound=0.0,
+    contract = refine(
+        SUPERVISED,
         direction={"next_token_logprobs": -1},
         options={**AGGREGATION_OPTIONS, "divisor": Option(values=("tokens", "weights"))},
         fields={"token_weights": Field("weights", "B S")},

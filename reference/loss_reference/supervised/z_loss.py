@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loss_reference.contract import Contract, Option
+from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import trained_logits
-from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss
+from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
 __all__ = ["ZLoss", "z_loss"]
 
@@ -38,12 +39,8 @@ class ZLoss(TokenLevelLoss):
     Source: arXiv 2204.02311; Liger ``lse_square_scale``. Add it to ``nll`` with a composition.
     """
 
-    contract = Contract(
-        family="supervised",
-        level="token",
-        normalizer="global",
-        length_normalized=True,
-        lower_bound=0.0,
+    contract = refine(
+        SUPERVISED,
         direction={"coefficient": +1},
         options={**AGGREGATION_OPTIONS, "coefficient": Option(values=(0.0, 1e-4, 1.0))},
         exempt={"logit_shift": "it is there to keep the level of the logits, which nothing else sees, near 0"},

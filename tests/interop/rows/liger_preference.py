@@ -11,7 +11,6 @@ from torch import Tensor
 
 from loss_reference import LossFunction, registry
 from tests.interop.comparison import Row
-from tests.interop.conversions import ONE_NLL, with_one_nll
 from tests.interop.inputs import B, Inputs, V, sequences
 
 # log-softmax is taken in float32 whatever comes in.
@@ -114,8 +113,7 @@ ROWS = (
         counterpart="CPOLoss()",
         theirs=partial(of_pairs, name="CPO"),
         config=HALVES,
-        difference=ONE_NLL,
-        ours=partial(with_one_nll, 1.0, "response"),
+        option={"nll_average": "tokens"},
     ),
     Liger(
         "simpo",
@@ -128,26 +126,21 @@ ROWS = (
         counterpart="SimPOLoss() (its default adds an NLL)",
         theirs=partial(of_pairs, name="SimPO", gamma=0.7),
         config={**HALVES, "gamma": 0.7},
-        option={"nll_weight": 1.0},
-        difference=ONE_NLL,
-        ours=partial(with_one_nll, 1.0, "response"),
+        option={"nll_weight": 1.0, "nll_average": "tokens"},
     ),
     Liger(
         "orpo",
         counterpart="ORPOLoss()",
         theirs=partial(of_pairs, name="ORPO"),
         config=HALVES,
-        difference=ONE_NLL,
-        ours=partial(with_one_nll, 1.0, "response"),
+        option={"nll_average": "tokens"},
     ),
     Liger(
         "orpo",
         counterpart="ORPOLoss(), nll_target of prompt and response",
         theirs=orpo_of_everything,
         config=HALVES,
-        option={"nll_span": "full"},
-        difference=ONE_NLL,
-        ours=partial(with_one_nll, 1.0, "full"),
+        option={"nll_span": "full", "nll_average": "tokens"},
     ),
     Liger(
         "kto",

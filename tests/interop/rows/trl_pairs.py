@@ -11,7 +11,7 @@ from torch import Tensor
 
 from loss_reference import LossFunction
 from tests.interop.comparison import Row
-from tests.interop.conversions import FROM_THIRDS, ONE_NLL, reordered, times, with_one_nll
+from tests.interop.conversions import FROM_THIRDS, reordered, times
 from tests.interop.inputs import B, Inputs, labels, next_logprobs, sequences
 from tests.interop.trl_trainers import Accelerator, Model, trainer
 
@@ -118,8 +118,7 @@ ROWS = (
         counterpart="CPOTrainer, cpo_alpha=1",
         theirs=partial(pair_trainer, method="CPO", cpo_alpha=1.0),
         config=HALVES,
-        difference=ONE_NLL,
-        ours=partial(with_one_nll, 1.0, "response"),
+        option={"nll_average": "tokens"},
     ),
     Trl(
         "simpo",
@@ -132,9 +131,7 @@ ROWS = (
         counterpart='CPOTrainer, loss_type="simpo", cpo_alpha=1 (its default)',
         theirs=partial(pair_trainer, method="CPO", loss_type="simpo", cpo_alpha=1.0),
         config={**HALVES, "gamma": 0.5},
-        option={"nll_weight": 1.0},
-        difference=ONE_NLL,
-        ours=partial(with_one_nll, 1.0, "response"),
+        option={"nll_weight": 1.0, "nll_average": "tokens"},
     ),
     Trl(
         "alphapo",
@@ -155,9 +152,7 @@ ROWS = (
         counterpart="ORPOTrainer",
         theirs=partial(pair_trainer, method="ORPO"),
         config=HALVES,
-        option={"nll_span": "full"},
-        difference=ONE_NLL,
-        ours=partial(with_one_nll, 1.0, "full"),
+        option={"nll_span": "full", "nll_average": "tokens"},
         dtype=torch.float32,
     ),
     *(
