@@ -75,6 +75,22 @@ def orpo(
     return chosen_nll(imitated, outputs, nll_average) + beta * pair_mean(batch, term)
 
 
+def margin_term(gap: float, loss_type: str, beta: float, label_smoothing: float) -> float:
+    """A term of the gap.
+
+    sigmoid  cdpo at x = beta gap, with label_smoothing (in this form alone)
+    hinge    max(0, 1 - x)
+    ipo      (gap - 1/(2 beta))^2
+    """
+    if loss_type == "sigmoid":
+        return smoothed(beta * gap, label_smoothing)
+    if loss_type == "hinge":
+        return max(0.0, 1.0 - beta * gap)
+    if loss_type == "ipo":
+        return float((gap - 0.5 / beta) ** 2)
+    raise ValueError(f"unknown loss_type {loss_type!r}")
+
+
 def cpo(
     batch: Fields,
     outputs: Fields,
@@ -82,13 +98,14 @@ def cpo(
     beta: float = 0.1,
     alpha: float = 1.0,
     label_smoothing: float = 0.0,
+    loss_type: str = "sigmoid",
     nll_average: str = "sequence",
 ) -> float:
-    """cdpo at x = beta (p_w - p_l), plus alpha NLL_chosen."""
+    """margin_term of p_w - p_l, in ipo of a_w - a_l, plus alpha NLL_chosen."""
 
     def term(n: int) -> float:
-        chosen, rejected = logprob_pair(batch, outputs, n)
-        return smoothed(beta * (chosen - rejected), label_smoothing)
+        chosen, rejected = logprob_pair(batch, outputs, n, average=loss_type == "ipo")
+        return margin_term(chosen - rejected, loss_type, beta, label_smoothing)
 
     value = pair_mean(batch, term)
     return value + alpha * chosen_nll(batch, outputs, nll_average) if alpha != 0.0 else value

@@ -76,6 +76,8 @@ BY_HAND: list[tuple[Oracle, dict[str, Any], tuple[float, float], float]] = [
     (slic_hf, {}, (2, 0), 0.0),
     (cpo, {"beta": 0.5}, (2, 0), SP1 - 1 + 7.0),
     (cpo, {"beta": 0.5, "alpha": 0.0, "label_smoothing": 0.1}, (2, 0), SP1 - 1 + 0.1),
+    (cpo, {"beta": 0.25, "alpha": 0.0, "loss_type": "hinge", "label_smoothing": 0.1}, (2, 0), 0.5),
+    (cpo, {"beta": 0.25, "alpha": 1.0, "loss_type": "ipo"}, (5, 0), 9.0 + 4.0),  # (5 - 2)^2
     (simpo, {"beta": 1.0, "gamma": 1.0}, (2, 0), SP1 - 1),
     (simpo, {}, (1, 6), SP1),  # -0.5 - 0.5
     # alpha = 1: e^{-a_l} - e^{-a_w} = e^9 - e^7 at beta = 1/(e^9 - e^7), gamma = 0.
@@ -188,7 +190,7 @@ def test_default_settings() -> None:
         (odpo, {"beta": 0.1, "alpha": 1.0}),
         (rebel, {"eta": 1.0}),
         (orpo, {"beta": 0.1, "nll_span": "response", "nll_average": "sequence"}),
-        (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "nll_average": "sequence"}),
+        (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "loss_type": "sigmoid", "nll_average": "sequence"}),
         (simpo, {"beta": 0.1, "gamma": 0.5, "nll_weight": 0.0, "nll_average": "sequence"}),
         (alphapo, {"beta": 0.1, "alpha": 0.25, "gamma": 0.5}),
         (slic_hf, {"delta": 1.0}),
@@ -297,6 +299,7 @@ def test_lengths_by_hand() -> None:
     assert ipo(batch, outputs, beta=1.0) == near(12.25)
     assert simpo(batch, outputs, beta=1.0) == near(SP1)
     assert cpo(batch, outputs, beta=1 / 6) == near(SP1 - 1 + 7.5)
+    assert cpo(batch, outputs, beta=1.0, alpha=0.0, loss_type="ipo") == near(1.0)
     assert slic_hf(batch, outputs, delta=7.0) == near(1.0)
     assert simpo({"token_mask": batch["token_mask"]}, outputs, beta=1.0) == near(SP1)
 

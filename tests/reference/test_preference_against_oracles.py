@@ -22,6 +22,7 @@ from tests.reference.test_against_oracles import Config, Oracle, arrays, differe
 BETA: list[Config] = [{"beta": 1.0}]
 SMOOTHING: list[Config] = [*BETA, {"label_smoothing": 0.3}]
 AVERAGES: list[Config] = [{"nll_average": "tokens"}, {"nll_average": "sum"}]
+SHAPES: list[Config] = [{"loss_type": shape, "beta": 0.7} for shape in ("hinge", "ipo")]
 MARGINS: list[Config] = [*BETA, {"beta": 0.5, "eta": 2.0}]
 ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "cdpo": (preference_pairs.cdpo, [*SMOOTHING, {"label_smoothing": 0.0}, {"label_smoothing": 0.5}]),
@@ -47,7 +48,7 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
         preference_without_reference.orpo,
         [*BETA, {"nll_span": "full"}, *AVERAGES, {"nll_span": "full", **AVERAGES[0]}],
     ),
-    "cpo": (preference_without_reference.cpo, [*SMOOTHING, {"alpha": 0.0}, {"alpha": 3.0}, *AVERAGES]),
+    "cpo": (preference_without_reference.cpo, [*SMOOTHING, {"alpha": 0.0}, {"alpha": 3.0}, *AVERAGES, *SHAPES]),
     "simpo": (
         preference_without_reference.simpo,
         [*BETA, {"gamma": 0.0}, {"gamma": 2.0}, *({"nll_weight": 0.7, **average} for average in ({}, *AVERAGES))],

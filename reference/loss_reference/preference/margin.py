@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,19 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["DPONormLoss", "DiscoPOPLoss", "HingeDPOLoss", "IPOLoss", "discopop", "hinge_dpo", "ipo"]
+__all__ = [
+    "MARGIN_LOSSES",
+    "DPONormLoss",
+    "DiscoPOPLoss",
+    "HingeDPOLoss",
+    "IPOLoss",
+    "discopop",
+    "hinge_dpo",
+    "ipo",
+    "margin_loss",
+]
+
+MARGIN_LOSSES: Final = ("sigmoid", "hinge", "ipo")
 
 
 def hinge_dpo(delta: Tensor, beta: float = 0.1) -> Tensor:
@@ -29,6 +41,13 @@ def hinge_dpo(delta: Tensor, beta: float = 0.1) -> Tensor:
 def ipo(delta: Tensor, beta: float = 0.1) -> Tensor:
     """Return (delta - 1 / (2 beta))^2, one term per pair; delta = h_w - h_l [N], beta above 0."""
     return (delta - 1 / (2 * beta)) ** 2
+
+
+def margin_loss(delta: Tensor, loss_type: str, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Return the term of ``cdpo``, ``hinge_dpo`` or ``ipo`` at delta [N]; the smoothing belongs to the first."""
+    if loss_type == "sigmoid":
+        return dpo(delta, beta, label_smoothing)
+    return (ipo if loss_type == "ipo" else hinge_dpo)(delta, beta)
 
 
 def discopop(delta: Tensor, beta: float = 0.1, tau: float = 0.05) -> Tensor:

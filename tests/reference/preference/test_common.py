@@ -70,6 +70,7 @@ OUT_OF_RANGE: list[tuple[str, dict[str, Any]]] = [
     ("dpop", {"lambda_": -1.0}),
     ("r_dpo", {"alpha": -0.1}),
     ("cpo", {"alpha": -1.0}),
+    ("cpo", {"loss_type": "squared"}),
     ("cpo", {"label_smoothing": 0.6}),
     ("simpo", {"gamma": -0.5}),
     ("alphapo", {"alpha": math.inf}),
