@@ -117,14 +117,15 @@ def simpo(
     *,
     beta: float = 0.1,
     gamma: float = 0.5,
+    label_smoothing: float = 0.0,
     nll_weight: float = 0.0,
     nll_average: str = "sequence",
 ) -> float:
-    """-log sigma(beta (a_w - a_l) - gamma), plus nll_weight NLL_chosen."""
+    """cdpo's term at x = beta (a_w - a_l) - gamma, plus nll_weight NLL_chosen."""
 
     def term(n: int) -> float:
         chosen, rejected = logprob_pair(batch, outputs, n, average=True)
-        return softplus(gamma - beta * (chosen - rejected))
+        return smoothed(beta * (chosen - rejected) - gamma, label_smoothing)
 
     value = pair_mean(batch, term)
     return value + nll_weight * chosen_nll(batch, outputs, nll_average) if nll_weight != 0.0 else value

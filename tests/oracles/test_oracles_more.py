@@ -80,6 +80,7 @@ BY_HAND: list[tuple[Oracle, dict[str, Any], tuple[float, float], float]] = [
     (cpo, {"beta": 0.25, "alpha": 1.0, "loss_type": "ipo"}, (5, 0), 9.0 + 4.0),  # (5 - 2)^2
     (simpo, {"beta": 1.0, "gamma": 1.0}, (2, 0), SP1 - 1),
     (simpo, {}, (1, 6), SP1),  # -0.5 - 0.5
+    (simpo, {"label_smoothing": 0.2}, (1, 6), SP1 - 0.2),
     # alpha = 1: e^{-a_l} - e^{-a_w} = e^9 - e^7 at beta = 1/(e^9 - e^7), gamma = 0.
     (alphapo, {"beta": 1 / (math.e**9 - math.e**7), "alpha": 1.0, "gamma": 0.0}, (2, 0), SP1 - 1),
     # a_w = log(3/4), a_l = log(1/2): odds 3 and 1; -log sigma(log 3) = log(4/3); NLL = log(4/3).
@@ -191,7 +192,7 @@ def test_default_settings() -> None:
         (rebel, {"eta": 1.0}),
         (orpo, {"beta": 0.1, "nll_span": "response", "nll_average": "sequence"}),
         (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "loss_type": "sigmoid", "nll_average": "sequence"}),
-        (simpo, {"beta": 0.1, "gamma": 0.5, "nll_weight": 0.0, "nll_average": "sequence"}),
+        (simpo, {"beta": 0.1, "gamma": 0.5, "label_smoothing": 0.0, "nll_weight": 0.0, "nll_average": "sequence"}),
         (alphapo, {"beta": 0.1, "alpha": 0.25, "gamma": 0.5}),
         (slic_hf, {"delta": 1.0}),
         (aot, {"beta": 0.1, "label_smoothing": 0.0}),

@@ -51,7 +51,7 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "cpo": (preference_without_reference.cpo, [*SMOOTHING, {"alpha": 0.0}, {"alpha": 3.0}, *AVERAGES, *SHAPES]),
     "simpo": (
         preference_without_reference.simpo,
-        [*BETA, {"gamma": 0.0}, {"gamma": 2.0}, *({"nll_weight": 0.7, **average} for average in ({}, *AVERAGES))],
+        [*SMOOTHING, {"gamma": 0.0}, {"gamma": 2.0}, *({"nll_weight": 0.7, **average} for average in ({}, *AVERAGES))],
     ),
     "alphapo": (
         preference_without_reference.alphapo,

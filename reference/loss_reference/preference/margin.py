@@ -16,7 +16,7 @@ from loss_reference.preference.dpo import dpo, sequence_log_ratio
 from loss_reference.preference.pairwise import BETA, PairLoss, pair_contract
 from loss_reference.registry import register
 from loss_reference.settings import Setting
-from loss_reference.token_level import refine
+from loss_reference.token_level import without_exemption
 
 __all__ = [
     "MARGIN_LOSSES",
@@ -154,8 +154,7 @@ class DiscoPOPLoss(PairLoss):
         super().__init__(config)
         # The slope at x = 0 is (1 - log 2) / (4 tau) - 3/4, and the climb ends within some 3 tau: a batch meets it there.
         if (1 - math.log(2)) / (4 * self.tau) < 1 or 3 * self.tau < self.beta:
-            exempt = {law: why for law, why in self.contract.exempt.items() if law != "wanted_direction"}
-            self.contract = refine(self.contract, exempt=exempt)
+            self.contract = without_exemption(self.contract, "wanted_direction")
 
     def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
         return discopop(h_w - h_l, self.beta, self.tau)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from loss_reference.contract import Option
@@ -10,7 +13,7 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import trained_logits
-from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
+from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine, without_exemption
 
 __all__ = ["ZLoss", "z_loss"]
 
@@ -46,6 +49,11 @@ class ZLoss(TokenLevelLoss):
         exempt={"logit_shift": "it is there to keep the level of the logits, which nothing else sees, near 0"},
     )
     coefficient = Setting(1e-4, least=0.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.coefficient == 0:
+            self.contract = without_exemption(self.contract, "logit_shift")
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z, m = trained_logits(batch, model_outputs)

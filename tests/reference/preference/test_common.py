@@ -58,7 +58,7 @@ def test_unknown_key_is_refused(name: str) -> None:
 
 OUT_OF_RANGE: list[tuple[str, dict[str, Any]]] = [
     *((name, {"beta": 0.0}) for name in NEW_LOSSES if name not in ("slic_hf", "rebel")),
-    *((name, {"label_smoothing": 0.6}) for name in ("cdpo", "aot", "aot_unpaired")),
+    *((name, {"label_smoothing": 0.6}) for name in ("cdpo", "aot", "aot_unpaired", "simpo")),
     ("robust_dpo", {"label_smoothing": 0.5}),
     ("robust_dpo", {"label_smoothing": -0.1}),
     ("exo_pair", {"label_smoothing": 0.0}),
