@@ -13,7 +13,7 @@ from loss_reference.interface import Batch, LossFunction
 from loss_reference.reduction import AGGREGATIONS, aggregate_tokens
 from loss_reference.settings import ConfigError, Setting
 
-__all__ = ["AGGREGATION_OPTIONS", "TokenLevelLoss", "refine", "without_exemption"]
+__all__ = ["AGGREGATION_OPTIONS", "TokenLevelLoss", "refine"]
 
 AGGREGATION_OPTIONS: Final[dict[str, Option]] = {
     "aggregation": Option(values=AGGREGATIONS),
@@ -31,11 +31,6 @@ def refine(contract: Contract, **facts: Any) -> Contract:
     """Return ``contract`` with ``facts`` replaced; what was left undeclared stays undeclared."""
     declared = {fact.name: getattr(contract, fact.name) for fact in fields(contract) if contract.declares(fact.name)}
     return Contract(**{**declared, **facts})
-
-
-def without_exemption(contract: Contract, law: str) -> Contract:
-    """Return ``contract`` bound by ``law`` again: a config under which what it was exempt for does not happen."""
-    return refine(contract, exempt={name: why for name, why in contract.exempt.items() if name != law})
 
 
 class TokenLevelLoss(LossFunction):

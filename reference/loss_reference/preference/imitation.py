@@ -127,7 +127,7 @@ class CPOLoss(ImitatingLoss):
     """
 
     contract = pair_contract(
-        direction={**MONOTONE, "alpha": +1},
+        direction={"alpha": +1},
         beta=BETA,
         alpha=Option(values=(0.0, 1.0)),
         label_smoothing=Option(values=(0.0, 0.1, 0.5)),
@@ -141,8 +141,8 @@ class CPOLoss(ImitatingLoss):
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if self.loss_type == "ipo":  # a margin that is too large is pulled back
-            self.contract = refine(self.contract, direction={"alpha": +1})
+        if self.loss_type != "ipo":  # which pulls a margin that is too large back
+            self.contract = refine(self.contract, direction={**MONOTONE, **self.contract.direction})
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)

@@ -16,7 +16,7 @@ from loss_reference.preference.dpo import dpo, sequence_log_ratio
 from loss_reference.preference.pairwise import BETA, PairLoss, pair_contract
 from loss_reference.registry import register
 from loss_reference.settings import Setting
-from loss_reference.token_level import without_exemption
+from loss_reference.token_level import refine
 
 __all__ = [
     "MARGIN_LOSSES",
@@ -141,20 +141,16 @@ class DiscoPOPLoss(PairLoss):
     Source: arXiv 2406.08414.
     """
 
-    contract = pair_contract(
-        direction={},
-        facts={"exempt": {"wanted_direction": "around policy = reference it climbs from one branch to the other"}},
-        beta=BETA,
-        tau=Option(values=(0.05, 1.0)),
-    )
+    contract = pair_contract(direction={}, beta=BETA, tau=Option(values=(0.05, 1.0)))
     beta = Setting(0.1, above=0.0)
     tau = Setting(0.05, above=0.0, most=1.0)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
         # The slope at x = 0 is (1 - log 2) / (4 tau) - 3/4, and the climb ends within some 3 tau: a batch meets it there.
-        if (1 - math.log(2)) / (4 * self.tau) < 1 or 3 * self.tau < self.beta:
-            self.contract = without_exemption(self.contract, "wanted_direction")
+        if (1 - math.log(2)) / (4 * self.tau) > 1 and 3 * self.tau > self.beta:
+            reason = "around policy = reference it climbs from one branch to the other"
+            self.contract = refine(self.contract, exempt={**self.contract.exempt, "wanted_direction": reason})
 
     def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
         return discopop(h_w - h_l, self.beta, self.tau)

@@ -13,7 +13,7 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import trained_logits
-from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine, without_exemption
+from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
 __all__ = ["ZLoss", "z_loss"]
 
@@ -46,14 +46,14 @@ class ZLoss(TokenLevelLoss):
         SUPERVISED,
         direction={"coefficient": +1},
         options={**AGGREGATION_OPTIONS, "coefficient": Option(values=(0.0, 1e-4, 1.0))},
-        exempt={"logit_shift": "it is there to keep the level of the logits, which nothing else sees, near 0"},
     )
     coefficient = Setting(1e-4, least=0.0)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if self.coefficient == 0:
-            self.contract = without_exemption(self.contract, "logit_shift")
+        if self.coefficient > 0:
+            reason = "it is there to keep the level of the logits, which nothing else sees, near 0"
+            self.contract = refine(self.contract, exempt={**self.contract.exempt, "logit_shift": reason})
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z, m = trained_logits(batch, model_outputs)
