@@ -97,8 +97,8 @@ def assert_agrees(name: str, config: Config, batch: Tensors, outputs: Tensors, g
 @pytest.mark.parametrize(("name", "config"), RUNS)
 def test_value_and_gradient(name: str, config: Config, counts: bool) -> None:
     for sample_mask in (None, "zeros", "floats"):
-        batch, outputs = rewarded_case(17, sample_mask=sample_mask, counts=counts, width=5)
-        # Rows of weight 1, of weight 0 and of a fraction: the gradient is compared where all of them meet.
+        batch, outputs = rewarded_case(32, rows=8, sample_mask=sample_mask, counts=counts, width=4)
+        # Row 0 is empty and row 2 may be absent; in the other two pairs the chosen row weighs now more, now less.
         assert_agrees(name, config, batch, outputs, gradient=sample_mask == "floats" or (counts and not config))
 
 
@@ -113,7 +113,7 @@ def test_value_on_many_cases(name: str, sample_mask: str | None) -> None:
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_gradient_of_the_logits(name: str) -> None:
-    batch, outputs = rewarded_case(23, source="logits", width=4, vocabulary=3, sample_mask="floats")
+    batch, outputs = rewarded_case(23, rows=6, source="logits", width=4, vocabulary=3, sample_mask="floats")
     assert_agrees(name, {}, batch, outputs)
 
 
@@ -126,7 +126,7 @@ def test_nothing_left(name: str) -> None:
 
 def test_the_nll_of_orpo_ends_where_the_row_does() -> None:
     for sample_mask in (None, "zeros", "floats"):
-        batch, outputs = rewarded_case(41, sample_mask=sample_mask, width=5)
-        batch["input_lengths"] = torch.tensor([5, 2, 4, 0])
+        batch, outputs = rewarded_case(41, rows=6, sample_mask=sample_mask, width=5)
+        batch["input_lengths"] = torch.tensor([5, 2, 4, 0, 3, 5])
         batch["token_mask"][torch.arange(5) >= batch["input_lengths"][:, None]] = 0
         assert_agrees("orpo", {"nll_span": "full"}, batch, outputs)

@@ -26,7 +26,7 @@ PREFERENCES: list[tuple[str, Config]] = [
 @pytest.mark.parametrize(("name", "config"), PREFERENCES)
 def test_preferences(name: str, config: Config, sample_mask: str | None) -> None:
     for counts in (False, True):
-        batch, outputs = case(51, sample_mask=sample_mask, counts=counts, width=5)
+        batch, outputs = case(32, rows=8, sample_mask=sample_mask, counts=counts, width=4)
         only = {"next_token_logprobs": outputs["next_token_logprobs"]}
         gradient = sample_mask == "floats" or (counts and not config)
         assert_agrees(name, getattr(composite_presets, name), config, batch, only, gradient=gradient)
@@ -36,7 +36,7 @@ def test_preferences(name: str, config: Config, sample_mask: str | None) -> None
 @pytest.mark.parametrize("name", ["mpo", "rpo_nll"])
 def test_nll_over_the_chosen_tokens_of_the_batch(name: str, sample_mask: str | None) -> None:
     for counts in (False, True):
-        batch, outputs = case(52, sample_mask=sample_mask, counts=counts, width=5)
+        batch, outputs = case(32, rows=8, sample_mask=sample_mask, counts=counts, width=4)
         only = {"next_token_logprobs": outputs["next_token_logprobs"]}
         assert_agrees(name, getattr(composite_presets, name), {"nll_average": "tokens"}, batch, only)
 
@@ -89,7 +89,7 @@ def test_draft(config: Config, sample_mask: str | None) -> None:
         )
 
 
-LENGTHS = [5, 3, 1, 4]
+LENGTHS = [5, 3, 1, 4, 5, 2]
 
 
 def packed(fields: Tensors) -> Tensors:
@@ -111,7 +111,7 @@ def packed(fields: Tensors) -> Tensors:
 def test_sequence_packing(component: Config, sample_mask: str | None) -> None:
     config = {"loss": component} if component else {}
     for counts in (False, True):
-        batch, outputs = case(56, sample_mask=sample_mask, counts=counts, width=5)
+        batch, outputs = case(56, rows=6, sample_mask=sample_mask, counts=counts, width=5)
         joined = packed(batch) | {"input_lengths": torch.tensor(LENGTHS)}
         only = packed({"next_token_logprobs": outputs["next_token_logprobs"]})
         oracle = sequence_packing.sequence_packing
