@@ -50,6 +50,11 @@ def test_hinton_special_cases_and_gradient() -> None:
     assert value_and_gradient("hinton_kd", impossible, student, "logits")[0] == INF
 
 
+def test_hinton_is_promised_to_end_at_nll_where_it_does() -> None:
+    for config, special in (({}, {0.0: "nll"}), ({"temper_hard": True}, {})):
+        assert registry.create("hinton_kd", config).contract.options["alpha"].reduces_to == special
+
+
 def test_cosine_sees_direction_alone() -> None:
     batch, outputs = extended_case(6)
     expected = value_and_gradient("cosine_distill", batch, outputs, "logits")
