@@ -61,12 +61,14 @@ class Bench:
         self._example = example
         self._sources = contract_sources(subject)
         # What calling the loss itself depends on is never inferred, so it is settled before anything is measured.
-        self.caller = Caller(subject, gather(self._sources, self._output()).contract, seed)
-        if example is None and not self.caller.fresh_each_time:
-            # Laws compare single calls; that a call changes the next one is for one of them to say.
-            self.caller.fresh_each_time = self.caller.keeps_something(build(self.routes[0], PROBE).cast(torch.float32))
-        if self.caller.fresh_each_time and untouched is not None:
-            self.subject = self.caller.subject = replace(subject, loss=untouched)
+        contract = gather(self._sources, self._output()).contract
+        self.caller = Caller(subject, contract, seed)
+        self._keeps = example is None and self.caller.keeps_something(self._probe())
+        if (self._keeps or contract.stateful) and untouched is not None:
+            self.subject = replace(subject, loss=untouched)
+            self.caller = Caller(self.subject, contract, seed)
+        # Laws compare single calls; that a call changes the next one is for one of them to say.
+        self.caller.fresh_each_time = self._keeps or contract.stateful
 
     def options(self, device: str, baseline: Subject | None, profile: str) -> None:
         """Note what the run asked for: a device, a baseline and a profile."""
@@ -76,16 +78,24 @@ class Bench:
     def facts(self) -> Facts:
         """Every contract fact, and where it comes from."""
         inferred = infer(self.routes[0], gather(self._sources, {}), self.coupling)
-        return gather(self._sources, {**inferred, **self._output()})
+        return gather(self._sources, {**inferred, **self._output(), **self._state()})
+
+    def _probe(self) -> Case:
+        return build(self.routes[0], PROBE).cast(torch.float32)
+
+    def _state(self) -> dict[str, tuple[Any, str]]:
+        """Return that a loss is stateful when it keeps something in training alone: nobody does that by mistake."""
+        if not self._keeps or self.caller.keeps_something(self._probe(), evaluating=True):
+            return {}
+        return {"stateful": (True, "a call changes what it keeps, and in evaluation it does not")}
 
     def _output(self) -> dict[str, tuple[Any, str]]:
         """Return that a foreign loss gives one value per term, when that is what its first call gave."""
         protocol = self.subject.protocol
         if not protocol.foreign or gather(self._sources, {}).promised("output"):
             return {}
-        case = build(self.routes[0], PROBE).cast(torch.float32)
         try:
-            value, _ = result_of(protocol.call(self.subject.loss, case))
+            value, _ = result_of(protocol.call(self.subject.loss, self._probe()))
         except Exception:
             return {}
         if not isinstance(value, Tensor) or value.dim() == 0:

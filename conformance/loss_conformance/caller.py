@@ -61,20 +61,30 @@ class Caller:
         with contextlib.nullcontext() if grad_mode_as_left else torch.enable_grad():
             return evaluate(self.subject.protocol, loss, case, terms=self._terms, stopwatch=self.stopwatch, **how)
 
-    def keeps_something(self, case: Case) -> bool:
-        """Return whether a call on ``case`` changes a tensor the loss keeps, tried on a copy."""
+    def keeps_something(self, case: Case, *, evaluating: bool = False) -> bool:
+        """Return whether a call on ``case`` changes a tensor the loss keeps, tried on a copy.
+
+        ``evaluating`` calls it as in validation: in evaluation mode, where it has one, and under ``no_grad``.
+        """
         loss = self._ready(case, copied=True)
+        if evaluating and isinstance(loss, nn.Module):
+            loss.eval()
         before = tensors_held(loss)
         try:
-            self.subject.protocol.call(loss, case)
+            with torch.set_grad_enabled(not evaluating):
+                self.subject.protocol.call(loss, case)
         except Exception:
             return False
         after = tensors_held(loss)
         return before.keys() != after.keys() or any(not torch.equal(before[name], after[name]) for name in before)
 
-    def call(self, case: Case) -> Tensor:
+    def own_copy(self, case: Case) -> Any:
+        """Return a copy of the loss in the precision of ``case``, to be called again and again as ``same_object``."""
+        return self._ready(case, copied=True)
+
+    def call(self, case: Case, loss: Any = None) -> Tensor:
         """Call the loss on the very tensors of ``case``, nothing cloned, and run its backward; return the value."""
-        loss = self._ready(case)
+        loss = self._ready(case) if loss is None else loss
         try:
             value, _ = result_of(self.subject.protocol.call(loss, case))
         except Exception as error:
@@ -208,10 +218,11 @@ class Caller:
 
     def _in_precision(self, loss: Any, dtype: torch.dtype) -> Any:
         # Parameters and buffers must meet the inputs in one dtype, without touching the user's own object.
-        if not isinstance(loss, nn.Module) or not any(t.is_floating_point() for t in _state(loss)):
+        kept = [t.dtype for t in _state(loss) if t.is_floating_point()] if isinstance(loss, nn.Module) else []
+        if not kept:
             return loss
         if loss is not self.subject.loss:
-            return copy_of(loss).to(dtype)
+            return loss if set(kept) == {dtype} else copy_of(loss).to(dtype)
         if dtype not in self._cast_losses:
             self._cast_losses[dtype] = copy_of(loss).to(dtype)
         return self._cast_losses[dtype]

@@ -20,7 +20,7 @@ from loss_conformance.subject.result import result_of
 from loss_conformance.subject.user_frames import user_traceback
 from loss_reference.vocabulary import BATCH_FIELDS, MODEL_OUTPUT_FIELDS
 
-__all__ = ["Evaluation", "LossRaised", "Malformed", "Stopwatch", "evaluate", "gradients_differ", "parameters_of"]
+__all__ = ["Evaluation", "LossRaised", "Malformed", "Stopwatch", "evaluate", "parameters_of"]
 
 
 class LossRaised(Exception):
@@ -171,12 +171,6 @@ def evaluate(
         dtype=value.dtype,
         sensitivity=sum(_sensitivity(leaf.detach(), filled[name]) for name, leaf in leaves.items()),
     )
-
-
-def gradients_differ(one: Evaluation, other: Evaluation) -> bool:
-    """Return whether any gradient both evaluations have, of an input or a parameter, differs in a single bit."""
-    ours, theirs = {**one.gradients, **one.parameters}, {**other.gradients, **other.parameters}
-    return any(key in theirs and not torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def scalar(value: Any, terms: bool) -> Tensor:

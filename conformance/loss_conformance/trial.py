@@ -169,6 +169,18 @@ class Trial:
         self.require_gradients(got.gradients, wanted.gradients, changed, **how)
         self.require_gradients(got.parameters, wanted.parameters, changed, **how)
 
+    def moves(self, one: Evaluation, other: Evaluation) -> tuple[bool, bool]:
+        """Return whether value and gradients of two evaluations differ by more than rounding."""
+        value = (one.value.to(torch.float64) - other.value.to(torch.float64)).abs()
+        ours, theirs = {**one.gradients, **one.parameters}, {**other.gradients, **other.parameters}
+        gradients = (
+            (theirs[key] - gradient).abs() <= self.gradient_tolerance(key, gradient).bound
+            for key, gradient in ours.items()
+            if key in theirs
+        )
+        # Written so that NaN beside a number counts as a difference.
+        return not bool(value <= self.value_tolerance(one).bound), any(not bool(same.all()) for same in gradients)
+
 
 def _position(flat: int, shape: torch.Size) -> list[int]:
     position = []

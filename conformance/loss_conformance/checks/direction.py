@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
-
-import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import ORDINARY
-from loss_conformance.cases.slot import Slot
+from loss_conformance.checks.goals import has_goal, pair_slopes, pushes
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
-from loss_conformance.facts.facts import Facts
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["wanted_direction"]
+__all__ = ["rejected_is_not_raised", "wanted_direction"]
 
-# Families in which the log-probability of what was sampled has one wanted direction, and the word for it.
-_RULED: Final = ("supervised", "preference", "policy_gradient", "value", "reward")
+NEARLY_CERTAIN = 2.0**-6
+"""What is left of the log-probability of a chosen answer that the policy has learned."""
 
 
 @check(
@@ -32,7 +27,7 @@ _RULED: Final = ("supervised", "preference", "policy_gradient", "value", "reward
     fix="Check the sign of every term against the paper, and which rows are chosen (0, 2, 4, ...).",
     seen_in="DLR-RM/stable-baselines3@8f9aaaeb",
     applies=lambda trial: (
-        None if trial.facts.contract.family in _RULED else f"family = {trial.facts.contract.family!r} has no direction"
+        None if has_goal(trial.facts, trial.case) else f"family = {trial.facts.contract.family!r} has no direction"
     ),
 )
 def wanted_direction(trial: Trial) -> None:
@@ -47,7 +42,9 @@ def wanted_direction(trial: Trial) -> None:
     ]
     if sum(everywhere) <= 0:
         return
-    flipped = all(x > 0 for x in everywhere)
+    family = trial.facts.contract.family
+    # Of one flipped sign throughout: decisive, unless nothing but a name says what is wanted.
+    flipped = all(x > 0 for x in everywhere) and family is not None
     declared = trial.facts.origin.get("family") == "declared"
     raise Broken(
         f"along the wanted direction L rises, by {number(sum(slopes))} in all "
@@ -56,78 +53,71 @@ def wanted_direction(trial: Trial) -> None:
         cause="the sign of the whole loss is flipped." if flipped else "",
         # A subclass inherits the family and may add terms of its own, which go their own way.
         guessed=not (declared or flipped),
-        declare="" if declared else f"Contract(family=...) if {trial.facts.contract.family!r} is not what it is",
+        declare="" if declared else f"Contract(family=...) if {family!r} is not what it is",
     )
+
+
+@check(
+    group="direction",
+    statement="With the chosen answer learned and the rejected one at its reference, L does not fall as the rejected one rises.",
+    over=("typical", "full"),
+    why="Once the margin is reached, such a term is all that is left: the loss then teaches the answer nobody wanted.",
+    cause="a likelihood term on the rejected answer, or on both.",
+    fix="Imitate the chosen rows (0, 2, 4, ...) alone.",
+    applies=lambda trial: (
+        None if trial.facts.contract.family == "preference" else f"family = {trial.facts.contract.family!r}"
+    ),
+)
+def rejected_is_not_raised(trial: Trial) -> None:
+    case = _learned(trial.case)
+    got = trial.evaluate(case)
+    slopes = pair_slopes(case, got)
+    if slopes is None:
+        raise NotExercised("it compares no log-probabilities in pairs")
+    chosen, rejected = slopes
+    bound = max((trial.gradient_tolerance(key, g).bound for key, g in got.gradients.items()), default=0.0)
+    # Smoothing and squared margins pull back too, but then they pull the chosen answer down at the same time.
+    alone = (rejected < -bound) & (chosen <= bound)
+    if bool(alone.any()) and bool((rejected <= bound).all()):
+        declared = trial.facts.origin.get("family") == "declared"
+        raise Broken(
+            f"L falls by {number(-rejected[alone].amin())} per nat of the rejected answer and does not rise with the chosen one",
+            "an L that does not fall",
+            changed="the chosen answer nearly certain, the rejected one at its reference",
+            guessed=not declared,
+            declare="" if declared else "Contract(family=...)",
+        )
+
+
+def _learned(case: Case) -> Case:
+    """Return the case with chosen answers nearly certain, and rejected ones whose reference is the policy itself."""
+    changed: dict[str, Tensor] = {}
+    policy = case.schema.find("model_outputs.next_token_logprobs")
+    reference = case.schema.find("batch.reference_policy_logprobs")
+    if policy is not None and case.schema.paired and policy.key in case.tensors:
+        lp = case.tensor(policy).clone()
+        lp[0::2] *= NEARLY_CERTAIN
+        changed[policy.key] = lp
+        if reference is not None and reference.key in case.tensors:
+            ref = case.tensor(reference).clone()
+            width = min(ref.shape[-1], lp.shape[-1])
+            ref[1::2, ..., ref.shape[-1] - width :] = lp[1::2, ..., lp.shape[-1] - width :]
+            changed[reference.key] = ref
+        return case.with_tensors(changed)
+    chosen, rejected = (case.schema.find(f"pair.policy_{side}_logps") for side in ("chosen", "rejected"))
+    if chosen is None or rejected is None:
+        raise NotExercised("it compares no log-probabilities in pairs")
+    changed[chosen.key] = case.tensor(chosen) * NEARLY_CERTAIN
+    of_rejected = case.schema.find("pair.reference_rejected_logps")
+    if of_rejected is not None and of_rejected.key in case.tensors:
+        changed[of_rejected.key] = case.tensor(rejected).clone()
+    return case.with_tensors(changed)
 
 
 def _slopes(trial: Trial, case: Case, base: Evaluation) -> list[float]:
     """Return the slope of every term along the wanted direction, those that are 0 up to rounding left out."""
     found = []
-    for slot, push in _pushes(trial.facts, case, base):
+    for slot, push in pushes(trial.facts, case, base):
         tolerance = trial.gradient_tolerance(slot.key, base.gradients[slot.key]).bound
         found += [float(x) for x in push[push.abs() > tolerance]]
     return found
-
-
-def _pushes(facts: Facts, case: Case, base: Evaluation) -> Iterator[tuple[Slot, Tensor]]:
-    """Yield the slope of L along the wanted direction, one entry per term: it should never be above 0."""
-    family = facts.contract.family
-    for slot in case.slots():
-        gradient = base.gradients.get(slot.key)
-        if gradient is None or not bool((gradient != 0).any()):
-            continue
-        along = _of_sampled_tokens(case, slot, gradient)
-        if along is None:
-            continue
-        if family == "preference" and case.schema.paired:
-            rows = torch.nan_to_num(along).reshape(len(along), -1).sum(-1)
-            won = _first_won(case)
-            yield slot, torch.cat((rows[0::2] * won, -rows[1::2] * won))
-        elif family == "reward" and case.schema.paired:
-            yield slot, torch.cat((along[0::2], -along[1::2]))
-        elif family == "policy_gradient":
-            yield from _along_advantages(case, slot, along)
-        elif family == "value":
-            yield from _towards_returns(facts, case, slot, along)
-        elif family == "supervised" and case.active(slot).any():
-            yield slot, along.flatten()
-
-
-def _first_won(case: Case) -> Tensor:
-    """Return +1 for pairs whose first row is the preferred one, -1 for the others, which only labels can say."""
-    labels = case.schema.find("batch.labels")
-    if labels is None:
-        return torch.ones(len(case.rows) // 2, dtype=torch.float64)
-    return torch.where(case.tensor(labels)[0::2] != 0, 1.0, -1.0).to(torch.float64)
-
-
-def _of_sampled_tokens(case: Case, slot: Slot, gradient: Tensor) -> Tensor | None:
-    """Return the slope along the score of the sampled token, [B, S'] or [B], for inputs that have one."""
-    if slot.kind in ("model_outputs.next_token_logprobs", "model_outputs.values", "model_outputs.rewards"):
-        return gradient
-    ids = case.schema.find("batch.input_ids")
-    if slot.kind != "model_outputs.logits" or ids is None or slot.shift != 1:
-        return None
-    # An ignored label (-100) has no gradient to gather.
-    targets = case.tensor(ids)[:, 1 : gradient.shape[1] + 1].clamp(min=0)
-    return gradient[:, : targets.shape[1]].gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-
-
-def _along_advantages(case: Case, slot: Slot, along: Tensor) -> Iterator[tuple[Slot, Tensor]]:
-    """On policy the surrogate's slope is -A / N, so it must have the sign of -A; elsewhere clipping and KL add their own."""
-    advantages = case.schema.find("batch.advantages")
-    if advantages is None or case.plan is None or case.plan.regime != "on_policy":
-        return
-    a = case.tensor(advantages)
-    a = a[:, None].expand(along.shape) if a.dim() == 1 < along.dim() else a
-    a = a[:, a.shape[1] - along.shape[1] :] if a.shape[1] >= along.shape[1] else a
-    if a.shape == along.shape:
-        yield slot, (along * torch.sign(a)).flatten()
-
-
-def _towards_returns(facts: Facts, case: Case, slot: Slot, along: Tensor) -> Iterator[tuple[Slot, Tensor]]:
-    returns = case.schema.find("batch.returns")
-    if facts.contract.level not in (None, "token"):
-        return
-    if returns is not None and case.tensor(returns).shape == along.shape:
-        yield slot, (along * torch.sign(case.tensor(returns) - case.tensor(slot))).flatten()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
+from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.report.numbers import number
@@ -13,6 +15,7 @@ __all__ = [
     "any_subset",
     "backward_accumulates",
     "constants_receive_none",
+    "learned_is_registered",
     "trainables_receive_gradient",
     "upstream_gradient",
 ]
@@ -71,18 +74,50 @@ def _all_cases_flat(trial: Trial) -> bool:
 
 @check(
     group="gradient_flow",
+    statement="What L learns itself is registered: every tensor it keeps that requires grad is among its parameters.",
+    over=("full",),
+    why="An optimiser, a checkpoint and .to(device) see parameters alone: what is kept beside them never learns.",
+    cause="torch.zeros(2, requires_grad=True) as an attribute, or parameters in a plain list or dict.",
+    fix="self.x = nn.Parameter(...), nn.ParameterList, nn.ParameterDict.",
+    applies=lambda trial: None if isinstance(trial.loss, nn.Module) else "it is no module",
+)
+def learned_is_registered(trial: Trial) -> None:
+    loss = trial.loss
+    registered = {id(parameter) for parameter in loss.parameters()}
+    for module in loss.modules():
+        for name, kept in vars(module).items():
+            for tensor in _tensors_in(kept):
+                if tensor.requires_grad and tensor.is_leaf and id(tensor) not in registered:
+                    # Parameters in a list may be another model's, kept from being registered on purpose.
+                    raise Broken(
+                        f"{type(module).__name__}.{name} requires grad and is no parameter",
+                        "a registered parameter",
+                        guessed=isinstance(tensor, nn.Parameter),
+                    )
+
+
+def _tensors_in(kept: object) -> list[Tensor]:
+    """Return the tensors an attribute is, or that a list, tuple or dict in it holds; what torch registers left out."""
+    if isinstance(kept, Tensor):
+        return [kept]
+    held = kept.values() if isinstance(kept, dict) else kept if isinstance(kept, list | tuple) else ()
+    return [each for each in held if isinstance(each, Tensor)]
+
+
+@check(
+    group="gradient_flow",
     statement="Constant inputs (reference, old policy, teacher, advantages, returns) receive no gradient.",
     over=("typical", "full"),
     why="A gradient into the teacher or the reference pulls the wrong network, or doubles the gradient of a shared one.",
     cause="a target, weight or baseline that is not detached; harmless only as long as nobody passes one with a graph.",
     fix="Call .detach() on every constant where it is read.",
     seen_in="lightly-ai/lightly@6bd7553b",
-    applies=lambda trial: (
-        "it never promised to detach its constants" if trial.foreign and not trial.facts.promised("fields") else None
-    ),
     own_batch=True,
 )
 def constants_receive_none(trial: Trial) -> None:
+    modest = trial.foreign and not trial.facts.promised("fields")
+    if modest and not any(_of_a_teacher(slot) for slot in trial.case.slots()):
+        raise NotExercised("it never promised to detach its constants")
     try:
         got = trial.evaluate(trial.case, constants_too=True)
     except LossRaised as refused:
@@ -91,13 +126,20 @@ def constants_receive_none(trial: Trial) -> None:
         gradient = got.gradients.get(slot.key)
         if slot.trainable or gradient is None or not bool((gradient != 0).any()):
             continue
+        if modest and not _of_a_teacher(slot):
+            continue
         # Sound losses leave it to the caller to pass constants without a graph; a teacher often is a live network.
-        promised = slot.name in trial.facts.contract.fields or slot.kind.startswith("batch.teacher")
+        promised = slot.name in trial.facts.contract.fields or _of_a_teacher(slot)
         raise Broken(
             f"gradient of {slot.key} up to {number(gradient.abs().amax())}",
             "no gradient",
-            guessed=not (promised and trial.facts.any_promised),
+            guessed=not (promised and trial.facts.any_promised) or (trial.foreign and not _of_a_teacher(slot)),
         )
+
+
+def _of_a_teacher(slot: Slot) -> bool:
+    """Return whether the constant comes from another network that is live, often in the very same step."""
+    return not slot.trainable and "teacher" in slot.name.lower()
 
 
 @check(

@@ -8,7 +8,6 @@ import torch
 
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import Severity, check
-from loss_conformance.evaluation import gradients_differ
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["input_effect"]
@@ -45,11 +44,8 @@ def _matters(trial: Trial, slot: Slot) -> bool:
             tensor = case.tensor(slot)
             # By another amount for each entry: many losses ignore a common shift or factor on purpose.
             step = 0.05 * (1.0 + torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape))
-            others = [tensor - step]
-            if slot.role == "rewards":  # a ranking does not feel a small step, but the opposite order
-                others.append(tensor.amax() + tensor.amin() - tensor)
-            for other in others:
-                got = trial.evaluate(case.with_tensors({slot.key: other}))
-                if bool(got.value != base.value) or gradients_differ(got, base):
+            # A ranking or a threshold does not feel a small step, but the opposite order.
+            for other in (tensor - step, tensor.amax() + tensor.amin() - tensor):
+                if any(trial.moves(base, trial.evaluate(case.with_tensors({slot.key: other})))):
                     return True
     return False

@@ -15,10 +15,18 @@ from loss_conformance.checks.registry import Severity, check
 from loss_conformance.global_state import changed_state, global_state
 from loss_conformance.report.numbers import number
 from loss_conformance.side_effects import observed_side_effects
-from loss_conformance.trial import Broken, Trial
+from loss_conformance.trial import Broken, NotExercised, Trial
 from loss_conformance.watched_state import NUMBERS_STAY_THE_SAME
 
-__all__ = ["copies", "global_state_kept", "inputs_untouched", "quiet", "repeatable", "scalar_output"]
+__all__ = [
+    "copies",
+    "evaluation_keeps_state",
+    "global_state_kept",
+    "inputs_untouched",
+    "quiet",
+    "repeatable",
+    "scalar_output",
+]
 
 
 @check(
@@ -86,15 +94,35 @@ def inputs_untouched(trial: Trial) -> None:
     own_batch=True,
 )
 def repeatable(trial: Trial) -> None:
-    first = trial.evaluate(trial.case, same_object=True)
+    loss = trial.bench.caller.own_copy(trial.case)
+    first = trial.evaluate(trial.case, loss=loss, same_object=True)
     with torch.no_grad():
-        trial.bench.caller.call(trial.case.with_tensors({key: t.clone() for key, t in trial.case.tensors.items()}))
-    second = trial.evaluate(trial.case, same_object=True)
+        trial.bench.caller.call(
+            trial.case.with_tensors({key: t.clone() for key, t in trial.case.tensors.items()}), loss
+        )
+    second = trial.evaluate(trial.case, loss=loss, same_object=True)
     if not _identical(first.value, second.value):
         raise Broken(f"first {number(first.value)}, then {number(second.value)}", "the same value twice")
     for key, gradient in first.gradients.items():
         if not _identical(gradient, second.gradients[key]):
             raise Broken(f"another gradient of {key} on the second call", "the same gradient twice")
+
+
+@check(
+    group="interface",
+    statement="In evaluation mode, under no_grad, a call changes nothing that L keeps.",
+    over=("typical", "full"),
+    why="A validation pass between two steps then changes what the next step trains on, and a resumed run is another run.",
+    cause="a running mean, a queue or a counter updated on every call.",
+    fix="Update under `if self.training:`.",
+    seen_in="lightly-ai/lightly@78d66c01",
+    applies=lambda trial: None if trial.facts.contract.stateful else "stateful = False",
+)
+def evaluation_keeps_state(trial: Trial) -> None:
+    if not isinstance(trial.loss, nn.Module):
+        raise NotExercised("it has no evaluation mode")
+    if trial.bench.caller.keeps_something(trial.case, evaluating=True):
+        raise Broken("another state after an evaluation", "the state it had", guessed=trial.foreign)
 
 
 @check(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import Plan
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.evaluation import LossRaised, Malformed
@@ -13,7 +12,7 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["graph_released", "linear_memory"]
 
-SIZES: Final = (32, 64, 128)
+SIZES: Final = (32, 64, 128, 256)
 
 
 @check(
@@ -54,20 +53,28 @@ def linear_memory(trial: Trial) -> None:
     if trial.case.plan is None or not tried:
         raise NotExercised("it has no tokens, and compares rows")
     for size, letter in tried:
-        plans = [_sized(trial.case.plan, size, n) for n in SIZES]
-        route = trial.bench.route_of(trial.case)
-        small, middle, large = (_bytes(trial, trial.bench.case(plan, route, trial.bench.dtype)) for plan in plans)
-        # Three sizes tell a square from a constant and a proportion: the increments double, or quadruple.
-        if large - middle > 3 * (middle - small) > 0:
-            kept = ", ".join(f"{b} bytes at {letter} = {n}" for b, n in zip((small, middle, large), SIZES, strict=True))
-            raise Broken(kept, f"growth in proportion to {letter}")
+        kept: list[int] = []
+        for n in SIZES:
+            kept.append(_kept(trial, _sized(trial.case.plan, size, n)))
+            if len(kept) > 2 and not _grows_as_a_square(kept):
+                break
+        else:
+            said = ", ".join(f"{b} bytes at {letter} = {n}" for b, n in zip(kept, SIZES, strict=True))
+            raise Broken(said, f"growth in proportion to {letter}")
+
+
+def _grows_as_a_square(kept: list[int]) -> bool:
+    """Return whether the last increment is nearer to four times the one before, as of a square, than to twice."""
+    small, middle, large = kept[-3:]
+    return large - middle > 3 * (middle - small) > 0
 
 
 def _sized(plan: Plan, size: str, n: int) -> Plan:
     return replace(plan, mask="full", tokens=n) if size == "tokens" else replace(plan, mask="full", rows=n)
 
 
-def _bytes(trial: Trial, case: Case) -> Any:
+def _kept(trial: Trial, plan: Plan) -> int:
+    case = trial.bench.case(plan, trial.bench.route_of(trial.case), trial.bench.dtype)
     try:
         return trial.bench.caller.bytes_saved(case)
     except (LossRaised, Malformed) as raised:

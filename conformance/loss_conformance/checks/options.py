@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final
 
+from torch import nn
+
 from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import Evaluation, LossRaised, Malformed, gradients_differ
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["option_effect"]
@@ -52,6 +54,13 @@ def option_effect(trial: Trial) -> None:
                 f"an L that changes with {name}",
                 guessed=name not in trial.facts.contract.options,
             )
+        if effect.silent:
+            raise Broken(
+                f"with {name}={effect.silent[0]!r} L and its gradient are 0 on every batch",
+                "a loss that still trains: the setting weighs one part against another, and neither may be empty",
+                cause="one of the two parts it mixes is constant: it compares a thing with itself, or reads no trained input.",
+                guessed=True,
+            )
         if effect.alike:
             one, other = sorted(effect.alike)[0]
             raise Broken(f"{name}={one!r} and {name}={other!r} give the same L and gradient", "two different losses")
@@ -64,21 +73,22 @@ class _Effect:
     Attributes:
         value_moves: whether the value changes with it; ``None`` when no two of its values are legal.
         gradient_moves: whether the gradient does.
+        silent: numbers other than 0 with which nothing is left of the loss.
         alike: pairs of words that were legal beside the same settings and between which nothing changed at all.
         wants_more: whether it was tried beside settings that read a field no case has, and may act there.
     """
 
     value_moves: bool | None = None
     gradient_moves: bool = False
+    silent: list[float] = field(default_factory=list)
     alike: list[tuple[str, str]] = field(default_factory=list)
     compared: list[tuple[str, str]] = field(default_factory=list)
     wants_more: bool = False
 
-    def compare(self, one: Any, got: list[Evaluation], other: Any, wanted: list[Evaluation]) -> None:
-        """Note what changes between two values of the setting."""
-        pairs = list(zip(got, wanted, strict=True))
-        value_moves = any(bool(a.value != b.value) for a, b in pairs)
-        gradient_moves = any(gradients_differ(a, b) for a, b in pairs)
+    def compare(self, trial: Trial, one: Any, got: list[Evaluation], other: Any, wanted: list[Evaluation]) -> None:
+        """Note what changes between two values of the setting, by more than rounding."""
+        moves = [trial.moves(a, b) for a, b in zip(got, wanted, strict=True)]
+        value_moves, gradient_moves = (any(which) for which in zip(*moves, strict=True))
         self.value_moves = bool(self.value_moves) or value_moves
         self.gradient_moves = self.gradient_moves or gradient_moves
         self.compared.append((one, other))
@@ -94,15 +104,26 @@ def _effect(trial: Trial, name: str, settings: dict[str, list[Any]]) -> _Effect:
         # Two words name two behaviours; two numbers may both lie beyond where a clip acts.
         effect.alike = [pair for pair in combinations(settings[name], 2) if all(isinstance(x, str) for x in pair)]
     for beside in _companions(name, settings):
-        tried = {at: _answers(trial, {**beside, name: value}) for at, value in enumerate(settings[name])}
-        effect.wants_more = effect.wants_more or None in tried.values()
-        answers = [(settings[name][at], got) for at, got in tried.items() if got]
+        tried = [(value, _answers(trial, {**beside, name: value}, lasting=True)) for value in settings[name]]
+        effect.wants_more = effect.wants_more or any(got is None for _, got in tried)
+        answers = [(value, got) for value, got in tried if got]
+        if not all(_nothing_left(got) for _, got in answers):
+            effect.silent += [
+                value for value, got in answers if isinstance(value, float) and value and _nothing_left(got)
+            ]
         for (one, got), (other, wanted) in combinations(answers, 2):
-            effect.compare(one, got, other, wanted)
+            effect.compare(trial, one, got, other, wanted)
         if effect.wants_more or (effect.gradient_moves and not effect.alike):
             break
     effect.alike = [pair for pair in effect.alike if pair in effect.compared]
     return effect
+
+
+def _nothing_left(answers: list[Evaluation]) -> bool:
+    return all(
+        bool(got.value == 0) and not any(bool(g.any()) for g in (*got.gradients.values(), *got.parameters.values()))
+        for got in answers
+    )
 
 
 def _companions(name: str, settings: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -112,18 +133,21 @@ def _companions(name: str, settings: dict[str, list[Any]]) -> Iterator[dict[str,
             yield from ({other: value} for value in values[1:])
 
 
-def _answers(trial: Trial, changed: dict[str, Any]) -> list[Evaluation] | None:
+def _answers(trial: Trial, changed: dict[str, Any], *, lasting: bool = False) -> list[Evaluation] | None:
     """Return the evaluations of all ordinary cases with these settings; none when they are not legal together.
 
     ``None`` when they read a field that those in force do not, so that no case has it: a coefficient of 0 turned up.
+    Where the loss remembers, a ``lasting`` object lives through all of them: what it remembers may be what is set.
     """
     rebuild = trial.bench.subject.rebuild
     assert rebuild is not None
     case, answers = trial.case, []
     try:
         loss = rebuild(changed)
+        lasting = lasting and trial.facts.contract.stateful
+        loss = loss.to(trial.bench.dtype) if lasting and isinstance(loss, nn.Module) else loss
         for case, _ in trial.bench.cases_of(VARIED, 5):
-            answers.append(trial.evaluate(case, loss=loss))
+            answers.append(trial.evaluate(case, loss=loss, same_object=lasting))
         return answers
     except (Malformed, ValueError, TypeError, AssertionError):
         return []

@@ -19,7 +19,7 @@ from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
 
-__all__ = ["ClipCovLoss", "KLCovLoss", "first_of", "token_covariance"]
+__all__ = ["ClipCovLoss", "KLCovLoss", "first_of", "largest_of", "token_covariance"]
 
 
 def token_covariance(lp: Tensor, A: Tensor, trained: Tensor) -> Tensor:
@@ -34,11 +34,27 @@ def first_of(key: Tensor, candidates: Tensor, trained: Tensor, share: float) -> 
 
     All are bool or float tensors [B, S-1]. Of equal keys the earlier token comes first. There may be fewer candidates.
     """
-    # In float64 whatever the loss is computed in: 0.3 * 100 is more than 30 in float32.
-    k = (share * trained.sum().to(torch.float64)).ceil().clamp(min=1)
     order = key.masked_fill(~candidates, float("inf")).flatten().argsort(stable=True)
     rank = torch.empty_like(order).scatter(0, order, torch.arange(order.numel(), device=order.device))
-    return candidates & (rank < k).reshape(key.shape)
+    return candidates & (rank < _how_many(trained, share)).reshape(key.shape)
+
+
+def largest_of(key: Tensor, trained: Tensor, share: float) -> Tensor:
+    """Return which ``trained`` tokens have a ``key`` of at least the k-th largest, up to rounding, k as in ``first_of``.
+
+    Tokens of one key are taken or left together, wherever they stand: two tokens alone always have the same covariance.
+    """
+    ordered = key.masked_fill(~trained, -float("inf")).flatten().sort(descending=True).values
+    if not len(ordered):
+        return trained
+    last = ordered.gather(0, (_how_many(trained, share).long() - 1).clamp(max=len(ordered) - 1).reshape(1))
+    rounding = 8 * torch.finfo(key.dtype).eps * torch.where(trained, key, 0.0).abs().amax()
+    return trained & (key >= last - rounding)
+
+
+def _how_many(trained: Tensor, share: float) -> Tensor:
+    # In float64 whatever the loss is computed in: 0.3 * 100 is more than 30 in float32.
+    return (share * trained.sum().to(torch.float64)).ceil().clamp(min=1)
 
 
 class _CovarianceLoss(PolicyLoss):
@@ -121,9 +137,9 @@ class ClipCovLoss(_CovarianceLoss):
 class KLCovLoss(_CovarianceLoss):
     """KL-Cov: L = sum m (-A rho + c |lp - lp_old| at the top tokens by covariance) / T_g, without any clip.
 
-    The top are the k = max(1, ceil(ratio T)) trained tokens of largest cov = (A - mean A) (lp - mean lp), of equal ones the
-    earlier; cov is constant, the means, unweighted, and T are over the trained tokens of *this* batch, so that no two
-    batches add up.
+    The top are the k = max(1, ceil(ratio T)) trained tokens of largest cov = (A - mean A) (lp - mean lp), and all that
+    equal the last of them; cov is constant, the means, unweighted, and T are over the trained tokens of *this* batch, so
+    that no two batches add up.
 
     Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids`` [B, S]), ``prev_logprobs``,
     ``advantages`` and ``token_mask``, all [B, S]; optional ``sample_mask`` [B], ``global_valid_toks``. Any real result.
@@ -154,5 +170,5 @@ class KLCovLoss(_CovarianceLoss):
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         lp_old, A = token_constant(batch, "prev_logprobs", m), token_constant(batch, "advantages", m)
         trained = m != 0
-        top = first_of(-token_covariance(lp, A, trained), trained, trained, self.kl_cov_ratio)
+        top = largest_of(token_covariance(lp, A, trained), trained, self.kl_cov_ratio)
         return -A * probability_ratio(lp, lp_old) + self.ppo_kl_coef * torch.where(top, (lp - lp_old).abs(), 0.0)
