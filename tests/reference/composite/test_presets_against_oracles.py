@@ -55,7 +55,7 @@ def test_nll_over_the_chosen_tokens_of_the_batch(name: str, sample_mask: str | N
 def test_actor_critic_total(config: Config, sample_mask: str | None) -> None:
     for counts in (False, True):
         batch, outputs = case(
-            53, source="logits", sample_mask=sample_mask, counts=counts, rows=3, width=4, vocabulary=3
+            53, source="logits", sample_mask=sample_mask, counts=counts, rows=4, width=4, vocabulary=3
         )
         batch["values"] = batch["returns"] + 0.3 * batch["advantages"]
         only = {name: outputs[name] for name in ("logits", "values")}
@@ -68,7 +68,7 @@ def test_actor_critic_total(config: Config, sample_mask: str | None) -> None:
 
 
 def drafted(seed: int, **kwargs: Any) -> tuple[Tensors, Tensors]:
-    batch, outputs = case(seed, source="logits", rows=3, width=5, vocabulary=3, **kwargs)
+    batch, outputs = case(seed, source="logits", rows=4, width=4, vocabulary=3, **kwargs)
     g = torch.Generator().manual_seed(seed)
     student = torch.randn(outputs["logits"].shape, generator=g, dtype=torch.float64)
     return batch, {"logits": outputs["logits"], "draft_logits": student}
