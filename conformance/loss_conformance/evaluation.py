@@ -18,6 +18,7 @@ from loss_conformance.cases.slot import STRUCTURAL_ROLES
 from loss_conformance.subject.protocol import CallingProtocol
 from loss_conformance.subject.result import result_of
 from loss_conformance.subject.user_frames import user_traceback
+from loss_reference.vocabulary import BATCH_FIELDS, MODEL_OUTPUT_FIELDS
 
 __all__ = ["Evaluation", "LossRaised", "Malformed", "Stopwatch", "evaluate", "parameters_of"]
 
@@ -38,6 +39,14 @@ class LossRaised(Exception):
             return False
         frames = traceback.extract_tb(self.error.__traceback__)
         return not frames or f"{os.sep}torch{os.sep}" not in frames[-1].filename
+
+    def wants(self, case: Case) -> bool:
+        """Whether it looked for a field that the vocabulary knows and the case does not have."""
+        if not isinstance(self.error, KeyError) or not self.error.args:
+            return False
+        name = self.error.args[0]
+        known = name in BATCH_FIELDS or name in MODEL_OUTPUT_FIELDS
+        return known and name not in {slot.name for slot in case.slots()}
 
 
 class Malformed(Exception):

@@ -59,10 +59,16 @@ NEMO_RL: Final = (
     NeMo("nll", counterpart="NLLLossFn"),
     NeMo("dpo", counterpart="DPOLossFn", option={"beta": 0.05}, note="the reference is rolled by one token there"),
     NeMo(
-        "dpo",
+        "rpo_nll",
         counterpart="DPOLossFn, sft_loss_weight > 0",
+        option={"beta": 0.05, "nll_average": "sum"},
+        note="alpha is sft_loss_weight",
+    ),
+    NeMo(
+        "rpo_nll",
+        counterpart="DPOLossFn, sft_loss_weight > 0, sft_average_log_probs=True",
         option={"beta": 0.05},
-        difference="adds the NLL of the chosen answers, a sum over tokens unless told to average",
+        note="alpha is sft_loss_weight",
     ),
     NeMo("dpo_norm", counterpart="DPOLossFn, preference_average_log_probs=True", option={"beta": 0.05}),
     NeMo("bradley_terry", counterpart="loss of the reward model"),

@@ -34,7 +34,7 @@ def component(batch: Fields, outputs: Fields, config: dict[str, Any]) -> float:
 
 
 def rpo_nll(
-    batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float = 1.0, nll_average: str = "sequences"
+    batch: Fields, outputs: Fields, *, beta: float = 0.1, alpha: float = 1.0, nll_average: str = "sequence"
 ) -> float:
     """dpo + alpha NLL_chosen; an NLL of weight 0 is not computed."""
     value = dpo(batch, outputs, beta=beta)
@@ -49,7 +49,7 @@ def mpo(
     preference_weight: float = 0.8,
     quality_weight: float = 0.2,
     generation_weight: float = 1.0,
-    nll_average: str = "sequences",
+    nll_average: str = "sequence",
 ) -> float:
     """preference dpo + quality bco_pair + generation NLL_chosen; a part of weight 0 is not computed."""
     total = 0.0

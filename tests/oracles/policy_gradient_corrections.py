@@ -8,9 +8,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
 from .numerics import exp
-from .policy_gradient import kl_term, ppo_term
+from .policy_gradient import clamped, kl_term, ppo_term
+from .policy_gradient_sequences import mean_log_ratios
 from .policy_gradient_tokens import advantage_at, delta_at
 
 Weight = Callable[[int, int], float]  # (b, t) -> W
@@ -38,24 +41,47 @@ def corrected(
     *,
     ratio_clip_min: float = 0.2,
     ratio_clip_max: float = 0.2,
+    ratio_clip_c: float | None = None,
+    log_ratio_clamp: float | None = None,
+    ratio_level: str = "token",
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """W max(-A r, -A clip(r)) aggregated, r = exp(lp - lp_old); a weight of 0 gives exactly 0."""
+    """W max(-A r, -A clip(r)) aggregated, as in ppo_clip; a weight of 0 gives exactly 0.
+
+    r is the token's own (token), or the row's as in gspo (sequence), its logarithm within log_ratio_clamp.
+    """
+    if ratio_level not in ("token", "sequence"):
+        raise ValueError(f"unknown ratio_level {ratio_level!r}")
+    means = mean_log_ratios(batch, outputs)
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         w = weight(b, t)
-        ratio = exp(delta_at(batch, outputs, b, t))
-        term = ppo_term(ratio, advantage_at(batch, b, t), ratio_clip_min, ratio_clip_max, None)
+        delta = means[b] if ratio_level == "sequence" else delta_at(batch, outputs, b, t)
+        ratio = exp(clamped(delta, log_ratio_clamp))
+        term = ppo_term(ratio, advantage_at(batch, b, t), ratio_clip_min, ratio_clip_max, ratio_clip_c)
         terms[b, t] = w * term if w != 0.0 else 0.0
     return aggregate(terms, batch, aggregation, max_length)
 
 
-def tis(batch: Fields, outputs: Fields, *, is_min: float = 0.0, is_max: float = 2.0, **shared: Any) -> float:
-    """W = clamp(W0, is_min, is_max)."""
+def tis(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    is_min: float = 0.0,
+    is_max: float = 2.0,
+    overflow: str = "saturate",
+    **shared: Any,
+) -> float:
+    """W = clamp(W0, is_min, is_max); with overflow "zero", a W0 beyond float32 is 0 first."""
+    if overflow not in ("saturate", "zero"):
+        raise ValueError(f"unknown overflow {overflow!r}")
 
     def weight(b: int, t: int) -> float:
-        return min(max(exp(generation_gap(batch, b, t)), is_min), is_max)
+        w = exp(generation_gap(batch, b, t))
+        if overflow == "zero" and w > float(np.finfo(np.float32).max):
+            w = 0.0
+        return min(max(w, is_min), is_max)
 
     return corrected(batch, outputs, weight, **shared)
 

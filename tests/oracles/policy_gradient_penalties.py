@@ -7,16 +7,13 @@ import math
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
 from .numerics import exp, log_softmax
-from .policy_gradient import kl_term
+from .policy_gradient import clamped, kl_term
 
 KL_GRADIENTS = ("pathwise", "score_function", "straight_through_k2")
-
-
-def clamped(x: float, bound: float | None) -> float:
-    """clamp(x, -bound, bound); x itself where bound is None."""
-    return x if bound is None else min(max(x, -bound), bound)
 
 
 def kl_estimates(
@@ -68,13 +65,13 @@ def kl_unbiased(
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """coefficient r kl, r = exp(lp - lp_old); the clamps are on d and on kl, before r."""
+    """coefficient clamp(r kl, output_clamp), r = exp(lp - lp_old), kl of clamp(d, input_clamp)."""
     terms: TokenTerms = {}
-    for (b, t), kl in kl_estimates(batch, outputs, kl_type, input_clamp, output_clamp).items():
+    for (b, t), kl in kl_estimates(batch, outputs, kl_type, input_clamp, None).items():
         policy = next_token_logprob(batch, outputs, b, t)
         delta = policy - float(batch["prev_logprobs"][b, t + 1])
         d = clamped(policy - float(batch["reference_policy_logprobs"][b, t + 1]), input_clamp)
-        terms[b, t] = scaled(delta, kl, d)
+        terms[b, t] = clamped(scaled(delta, kl, d), output_clamp)
     return coefficient * aggregate(terms, batch, aggregation, max_length)
 
 
@@ -112,18 +109,29 @@ def entropy_bonus(
     *,
     coefficient: float = 0.01,
     top_quantile: float = 1.0,
+    divisor: str = "trained",
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
     """-coefficient H aggregated, H of the logits that predict a trained token.
 
-    Only tokens with H >= the (1 - top_quantile)-quantile of the batch's trained tokens count; the others stay in the
-    divisors, with 0.
+    Only tokens with H >= the (1 - top_quantile)-quantile of the batch's trained tokens count; with divisor "trained" the
+    others stay in the divisors, with 0. With "kept" they are as untrained, and a mean over tokens is one over those of
+    this batch, whatever the counts.
     """
+    if divisor not in ("trained", "kept"):
+        raise ValueError(f"unknown divisor {divisor!r}")
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         terms[b, t] = entropy([float(z) for z in outputs["logits"][b, t]])
     if terms and top_quantile < 1.0:
         threshold = quantile(list(terms.values()), 1.0 - top_quantile)
+        if divisor == "kept":
+            mask = np.zeros(batch["token_mask"].shape)
+            for b, t in terms:
+                mask[b, t + 1] = float(batch["token_mask"][b, t + 1]) if terms[b, t] >= threshold else 0.0
+            batch = {**batch, "token_mask": mask}
+            if aggregation == "token_mean":
+                batch = {name: value for name, value in batch.items() if name != "global_valid_toks"}
         terms = {place: h if h >= threshold else 0.0 for place, h in terms.items()}
     return -coefficient * aggregate(terms, batch, aggregation, max_length)

@@ -24,50 +24,74 @@ def summed_log_ratios(batch: Fields, outputs: Fields, bound: float = math.inf) -
     return sums
 
 
-def sequence_ratios(batch: Fields, outputs: Fields) -> list[float]:
-    """s = exp(sum_t tm delta / n) of every row."""
+def mean_log_ratios(batch: Fields, outputs: Fields) -> list[float]:
+    """log s = sum_t tm delta / n of every row."""
     sums = summed_log_ratios(batch, outputs)
-    return [exp(total / max(trained_tokens(batch, b), 1.0)) for b, total in enumerate(sums)]
+    return [total / max(trained_tokens(batch, b), 1.0) for b, total in enumerate(sums)]
 
 
-def gspo_terms(batch: Fields, outputs: Fields, clip_min: float, clip_max: float) -> TokenTerms:
+def sequence_ratios(batch: Fields, outputs: Fields, log_ratio_max: float | None = None) -> list[float]:
+    """s of every row, log s at most log_ratio_max."""
+    highest = math.inf if log_ratio_max is None else log_ratio_max
+    return [exp(min(mean, highest)) for mean in mean_log_ratios(batch, outputs)]
+
+
+def gspo_terms(
+    batch: Fields, outputs: Fields, clip_min: float, clip_max: float, log_ratio_max: float | None
+) -> TokenTerms:
     """max(-A_t s, -A_t clip(s, 1 - clip_min, 1 + clip_max)) at every live token."""
     terms: TokenTerms = {}
-    ratios = sequence_ratios(batch, outputs)
+    ratios = sequence_ratios(batch, outputs, log_ratio_max)
     for b, t in live_tokens(batch):
         terms[b, t] = ppo_term(ratios[b], advantage_at(batch, b, t), clip_min, clip_max, None)
     return terms
 
 
-def gspo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4) -> float:
-    """l_t = max(-A_t s, -A_t clip(s)), s = exp(sum_t tm delta / n); seq_mean_token_mean."""
-    terms = gspo_terms(batch, outputs, ratio_clip_min, ratio_clip_max)
-    return aggregate(terms, batch, "seq_mean_token_mean", None)
+def gspo(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    ratio_clip_min: float = 3e-4,
+    ratio_clip_max: float = 4e-4,
+    log_ratio_max: float | None = None,
+    aggregation: str = "seq_mean_token_mean",
+    max_length: float | None = None,
+) -> float:
+    """l_t = max(-A_t s, -A_t clip(s)), s = exp(min(sum_t tm delta / n, log_ratio_max))."""
+    terms = gspo_terms(batch, outputs, ratio_clip_min, ratio_clip_max, log_ratio_max)
+    return aggregate(terms, batch, aggregation, max_length)
 
 
-def gspo_token(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4) -> float:
+def gspo_token(batch: Fields, outputs: Fields, **settings: Any) -> float:
     """log s_t = sg(log s) + lp - sg(lp): the value of gspo."""
-    return gspo(batch, outputs, ratio_clip_min=ratio_clip_min, ratio_clip_max=ratio_clip_max)
+    return gspo(batch, outputs, **settings)
 
 
 def gspo_token_gradient(
-    batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4
+    batch: Fields,
+    outputs: Fields,
+    *,
+    ratio_clip_min: float = 3e-4,
+    ratio_clip_max: float = 4e-4,
+    log_ratio_max: float | None = None,
+    aggregation: str = "seq_mean_token_mean",
+    max_length: float | None = None,
 ) -> NDArray[Any]:
-    """dl_t/dlp_t = -A_t s; 0 where A_t > 0 and s > 1 + clip_max, or A_t < 0 and s < 1 - clip_min."""
+    """dl_t/dlp_t = -A_t s; 0 where A_t > 0 and s > 1 + clip_max, or A_t < 0 and s < 1 - clip_min, or log s is bounded."""
     terms: TokenTerms = {}
     ratios = sequence_ratios(batch, outputs)
+    highest = math.inf if log_ratio_max is None else exp(log_ratio_max)
     for b, t in live_tokens(batch):
         s = ratios[b]
         a = advantage_at(batch, b, t)
         clipped = (a > 0.0 and s > 1.0 + ratio_clip_max) or (a < 0.0 and s < 1.0 - ratio_clip_min)
-        terms[b, t] = 0.0 if clipped else -a * s
-    return spread(terms, batch, "seq_mean_token_mean", None)
+        terms[b, t] = 0.0 if clipped or s > highest else -a * s
+    return spread(terms, batch, aggregation, max_length)
 
 
-def luspo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 3e-4, ratio_clip_max: float = 4e-4) -> float:
-    """n_b G9_b, mean over sequences = gspo's per-token terms by seq_mean_token_sum."""
-    terms = gspo_terms(batch, outputs, ratio_clip_min, ratio_clip_max)
-    return aggregate(terms, batch, "seq_mean_token_sum", None)
+def luspo(batch: Fields, outputs: Fields, **settings: Any) -> float:
+    """gspo's term times n_b, mean over sequences: the per-token terms by seq_mean_token_sum."""
+    return gspo(batch, outputs, aggregation="seq_mean_token_sum", **settings)
 
 
 def vespo_weights(

@@ -21,7 +21,7 @@ from .counts import (
     token_count,
 )
 from .numerics import exp, softplus
-from .policy_gradient import ppo_clip
+from .policy_gradient import clamped, ppo_clip
 from .preference_terms import sigmoid, trained_tokens
 
 TokenFunction = Callable[[float, float, float], float]  # (lp, delta, A) -> per-token value
@@ -92,89 +92,112 @@ def on_policy_gradient(
     return spread(terms, batch, aggregation, max_length)
 
 
-def dual_clip(
-    batch: Fields,
-    outputs: Fields,
-    *,
-    ratio_clip_min: float = 0.2,
-    ratio_clip_max: float = 0.2,
-    ratio_clip_c: float = 3.0,
-    aggregation: str = "token_mean",
-    max_length: float | None = None,
-) -> float:
-    """ppo_clip, and where A < 0: min(ppo_clip, -A c)."""
-    return ppo_clip(
-        batch,
-        outputs,
-        ratio_clip_min=ratio_clip_min,
-        ratio_clip_max=ratio_clip_max,
-        ratio_clip_c=ratio_clip_c,
-        aggregation=aggregation,
-        max_length=max_length,
-    )
+def dual_clip(batch: Fields, outputs: Fields, *, ratio_clip_c: float = 3.0, **shared: Any) -> float:
+    """ppo_clip, and where A < 0: min(ppo_clip, -A c); settings of ppo_clip."""
+    return ppo_clip(batch, outputs, ratio_clip_c=ratio_clip_c, **shared)
 
 
-def dapo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.28) -> float:
+def dapo(batch: Fields, outputs: Fields, *, ratio_clip_max: float = 0.28, **shared: Any) -> float:
     """ppo_clip by token_mean, clip [0.8, 1.28], no KL."""
-    return ppo_clip(batch, outputs, ratio_clip_min=ratio_clip_min, ratio_clip_max=ratio_clip_max)
+    return ppo_clip(batch, outputs, ratio_clip_max=ratio_clip_max, **shared)
 
 
 def dr_grpo(
-    batch: Fields, outputs: Fields, *, max_length: float, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.2
+    batch: Fields, outputs: Fields, *, max_length: float, divisor: str = "sequences_times_length", **shared: Any
 ) -> float:
-    """sum m ppo_clip / (S_g max_length)."""
-    return ppo_clip(
-        batch,
-        outputs,
-        ratio_clip_min=ratio_clip_min,
-        ratio_clip_max=ratio_clip_max,
-        aggregation="fixed",
-        max_length=max_length,
-    )
+    """sum m ppo_clip / (S_g max_length), or without S_g where the divisor is "length"."""
+    value = ppo_clip(batch, outputs, aggregation="fixed", max_length=max_length, **shared)
+    if divisor == "length":
+        return value * sequence_count(batch, batch["token_mask"].shape[0])
+    if divisor != "sequences_times_length":
+        raise ValueError(f"unknown divisor {divisor!r}")
+    return value
 
 
-def bnpo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.2) -> float:
+def bnpo(batch: Fields, outputs: Fields, **shared: Any) -> float:
     """sum m ppo_clip / max(sum m, 1) over this batch, whatever the global counts say."""
     own = {name: value for name, value in batch.items() if name not in ("global_valid_toks", "global_valid_seqs")}
-    return ppo_clip(own, outputs, ratio_clip_min=ratio_clip_min, ratio_clip_max=ratio_clip_max)
+    return ppo_clip(own, outputs, **shared)
 
 
-def clipped_weight(delta: float, clip_min: float, clip_max: float) -> float:
-    """clip(e^delta, 1 - clip_min, 1 + clip_max)."""
-    return min(max(exp(delta), 1.0 - clip_min), 1.0 + clip_max)
+def clipped_weight(
+    delta: float,
+    *,
+    ratio_clip_min: float = 0.2,
+    ratio_clip_max: float = 0.2,
+    weight_bound: str = "relative",
+    log_ratio_clamp: float | None = None,
+) -> float:
+    """w of r = exp(clamp(delta, log_ratio_clamp)).
+
+    relative  clip(r, 1 - ratio_clip_min, 1 + ratio_clip_max)
+    absolute  min(r, ratio_clip_max)
+    upper     min(r, 1 + ratio_clip_max)
+    """
+    r = exp(clamped(delta, log_ratio_clamp))
+    bounds = {
+        "relative": (1.0 - ratio_clip_min, 1.0 + ratio_clip_max),
+        "absolute": (0.0, ratio_clip_max),
+        "upper": (0.0, 1.0 + ratio_clip_max),
+    }
+    low, high = bounds[weight_bound]
+    return min(max(r, low), high)
 
 
-def cispo(batch: Fields, outputs: Fields, *, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.2) -> float:
-    """l = -sg(w) A lp by token_mean, w = clip(r, 1 - clip_min, 1 + clip_max)."""
-    terms = token_terms(
-        batch, outputs, lambda lp, delta, a: -clipped_weight(delta, ratio_clip_min, ratio_clip_max) * a * lp
-    )
-    return aggregate(terms, batch, "token_mean", None)
+def cispo(
+    batch: Fields, outputs: Fields, *, aggregation: str = "token_mean", max_length: float | None = None, **weight: Any
+) -> float:
+    """l = -sg(w) A lp, w the clipped_weight of its settings."""
+    terms = token_terms(batch, outputs, lambda lp, delta, a: -clipped_weight(delta, **weight) * a * lp)
+    return aggregate(terms, batch, aggregation, max_length)
 
 
 def cispo_gradient(
-    batch: Fields, outputs: Fields, *, ratio_clip_min: float = 0.2, ratio_clip_max: float = 0.2
+    batch: Fields, outputs: Fields, *, aggregation: str = "token_mean", max_length: float | None = None, **weight: Any
 ) -> NDArray[Any]:
     """dl/dlp = -w A, at every token."""
-    terms = token_terms(batch, outputs, lambda _, delta, a: -clipped_weight(delta, ratio_clip_min, ratio_clip_max) * a)
-    return spread(terms, batch, "token_mean", None)
+    terms = token_terms(batch, outputs, lambda _, delta, a: -clipped_weight(delta, **weight) * a)
+    return spread(terms, batch, aggregation, max_length)
 
 
-def sapo(batch: Fields, outputs: Fields, *, tau_pos: float = 1.0, tau_neg: float = 1.05) -> float:
-    """l = -A (4/tau) sigma(tau (r - 1)) by seq_mean_token_mean; tau = tau_pos where A > 0, else tau_neg."""
+def sapo(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    tau_pos: float = 1.0,
+    tau_neg: float = 1.05,
+    log_ratio_clamp: float | None = None,
+    aggregation: str = "seq_mean_token_mean",
+    max_length: float | None = None,
+) -> float:
+    """l = -A (4/tau) sigma(tau (r - 1)), aggregated; tau = tau_pos where A > 0, else tau_neg.
+
+    r = exp(clamp(lp - lp_old, log_ratio_clamp)).
+    """
 
     def term(_: float, delta: float, a: float) -> float:
         tau = tau_pos if a > 0.0 else tau_neg
-        return -a * (4.0 / tau) * sigmoid(tau * (exp(delta) - 1.0))
+        return -a * (4.0 / tau) * sigmoid(tau * (exp(clamped(delta, log_ratio_clamp)) - 1.0))
 
-    return aggregate(token_terms(batch, outputs, term), batch, "seq_mean_token_mean", None)
+    return aggregate(token_terms(batch, outputs, term), batch, aggregation, max_length)
 
 
-def sapo_gradient(batch: Fields, outputs: Fields, *, tau_pos: float = 1.0, tau_neg: float = 1.05) -> NDArray[Any]:
-    """dl/dlp = -A r 4 s (1 - s), s = sigma(tau (r - 1))."""
+def sapo_gradient(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    tau_pos: float = 1.0,
+    tau_neg: float = 1.05,
+    log_ratio_clamp: float | None = None,
+    aggregation: str = "seq_mean_token_mean",
+    max_length: float | None = None,
+) -> NDArray[Any]:
+    """dl/dlp = -A r 4 s (1 - s), s = sigma(tau (r - 1)); 0 where lp - lp_old is beyond log_ratio_clamp."""
 
     def slope(_: float, delta: float, a: float) -> float:
+        if clamped(delta, log_ratio_clamp) != delta:
+            return 0.0
         z = (tau_pos if a > 0.0 else tau_neg) * (exp(delta) - 1.0)
         return -a * 4.0 * exp(delta - softplus(-z) - softplus(z))
 
-    return spread(token_terms(batch, outputs, slope), batch, "seq_mean_token_mean", None)
+    return spread(token_terms(batch, outputs, slope), batch, aggregation, max_length)

@@ -9,8 +9,8 @@ from .counts import Fields, live_tokens, next_token_logprob
 from .groups import best_first, group_mean, group_weights
 from .numerics import exp, log_softmax, logsumexp, softplus
 from .preference import sequence_log_ratio
-from .preference_terms import sequence_logprob, smoothed, trained_tokens
-from .preference_without_reference import slic_hf
+from .preference_terms import sequence_logprob, trained_tokens
+from .preference_without_reference import margin_term, slic_hf
 
 
 def rows_of(batch: Fields) -> int:
@@ -94,23 +94,14 @@ def tpo(
     loss_type: str = "sigmoid",
     nll_average: str = "sequence",
 ) -> float:
-    """tpo over triples (chosen, rejected, gold): the term below, plus tpo_alpha NLL of the gold rows.
+    """tpo over triples (chosen, rejected, gold): margin_term of p_w - p_l, plus tpo_alpha NLL of the gold rows.
 
-    sigmoid  cdpo at x = beta (p_w - p_l), with label_smoothing (in this form alone)
-    hinge    max(0, 1 - x)
-    ipo      (a_w - a_l - 1/(2 beta))^2, a the averages p / max(n, 1)
+    In ipo the gap is that of the averages p / max(n, 1).
     """
 
     def term(group: range) -> float:
         chosen, rejected = (sequence_logprob(batch, outputs, b, loss_type == "ipo") for b in group[:2])
-        gap = chosen - rejected
-        if loss_type == "sigmoid":
-            return smoothed(beta * gap, label_smoothing)
-        if loss_type == "hinge":
-            return max(0.0, 1.0 - beta * gap)
-        if loss_type == "ipo":
-            return float((gap - 0.5 / beta) ** 2)
-        raise ValueError(f"unknown loss_type {loss_type!r}")
+        return margin_term(chosen - rejected, loss_type, beta, label_smoothing)
 
     return with_target(batch, outputs, term, tpo_alpha, nll_average)
 

@@ -19,11 +19,12 @@ def log_one_minus_exp(x: float) -> float:
 def chosen_nll(batch: Fields, outputs: Fields, nll_average: str) -> float:
     """NLL of the chosen rows' trained (response) tokens.
 
-    sequences  pair_mean of -a_w, the chosen row's mean over its own tokens
-    tokens     sum_n w_n sum_t tm (-lp) / max(sum_n w_n sum_t tm, 1) over the chosen rows of this batch
+    sequence  pair_mean of -a_w, the chosen row's mean over its own tokens
+    sum       pair_mean of -p_w
+    tokens    sum_n w_n sum_t tm (-lp) / max(sum_n w_n sum_t tm, 1) over the chosen rows of this batch
     """
-    if nll_average in ("sequence", "sequences"):
-        return pair_mean(batch, lambda n: -sequence_logprob(batch, outputs, 2 * n, True))
+    if nll_average in ("sequence", "sum"):
+        return pair_mean(batch, lambda n: -sequence_logprob(batch, outputs, 2 * n, nll_average == "sequence"))
     if nll_average != "tokens":
         raise ValueError(f"unknown nll_average {nll_average!r}")
     weights = pair_weights(batch, batch["token_mask"].shape[0])
@@ -52,7 +53,7 @@ def orpo(
     *,
     beta: float = 0.1,
     nll_span: str = "response",
-    nll_average: str = "sequences",
+    nll_average: str = "sequence",
 ) -> float:
     """NLL_chosen - beta log sigma(o), o = (a_w - a_l) - (log(1 - e^{a_w}) - log(1 - e^{a_l})).
 
@@ -74,6 +75,22 @@ def orpo(
     return chosen_nll(imitated, outputs, nll_average) + beta * pair_mean(batch, term)
 
 
+def margin_term(gap: float, loss_type: str, beta: float, label_smoothing: float) -> float:
+    """A term of the gap.
+
+    sigmoid  cdpo at x = beta gap, with label_smoothing (in this form alone)
+    hinge    max(0, 1 - x)
+    ipo      (gap - 1/(2 beta))^2
+    """
+    if loss_type == "sigmoid":
+        return smoothed(beta * gap, label_smoothing)
+    if loss_type == "hinge":
+        return max(0.0, 1.0 - beta * gap)
+    if loss_type == "ipo":
+        return float((gap - 0.5 / beta) ** 2)
+    raise ValueError(f"unknown loss_type {loss_type!r}")
+
+
 def cpo(
     batch: Fields,
     outputs: Fields,
@@ -81,13 +98,14 @@ def cpo(
     beta: float = 0.1,
     alpha: float = 1.0,
     label_smoothing: float = 0.0,
-    nll_average: str = "sequences",
+    loss_type: str = "sigmoid",
+    nll_average: str = "sequence",
 ) -> float:
-    """cdpo at x = beta (p_w - p_l), plus alpha NLL_chosen."""
+    """margin_term of p_w - p_l, in ipo of a_w - a_l, plus alpha NLL_chosen."""
 
     def term(n: int) -> float:
-        chosen, rejected = logprob_pair(batch, outputs, n)
-        return smoothed(beta * (chosen - rejected), label_smoothing)
+        chosen, rejected = logprob_pair(batch, outputs, n, average=loss_type == "ipo")
+        return margin_term(chosen - rejected, loss_type, beta, label_smoothing)
 
     value = pair_mean(batch, term)
     return value + alpha * chosen_nll(batch, outputs, nll_average) if alpha != 0.0 else value
@@ -99,14 +117,15 @@ def simpo(
     *,
     beta: float = 0.1,
     gamma: float = 0.5,
+    label_smoothing: float = 0.0,
     nll_weight: float = 0.0,
-    nll_average: str = "sequences",
+    nll_average: str = "sequence",
 ) -> float:
-    """-log sigma(beta (a_w - a_l) - gamma), plus nll_weight NLL_chosen."""
+    """cdpo's term at x = beta (a_w - a_l) - gamma, plus nll_weight NLL_chosen."""
 
     def term(n: int) -> float:
         chosen, rejected = logprob_pair(batch, outputs, n, average=True)
-        return softplus(gamma - beta * (chosen - rejected))
+        return smoothed(beta * (chosen - rejected) - gamma, label_smoothing)
 
     value = pair_mean(batch, term)
     return value + nll_weight * chosen_nll(batch, outputs, nll_average) if nll_weight != 0.0 else value

@@ -38,9 +38,9 @@ def test_averages_of_the_nll_by_hand() -> None:
     batch["reference_policy_logprobs"] = np.concatenate([np.full((4, 1), NAN), lp], axis=1)
     oracles: list[tuple[Oracle, float]] = [(rpo_nll, LOG2), (mpo, 1.2 * LOG2)]
     for oracle, rest in oracles:
-        for weights, sequences, tokens in ((None, 4.0, 10 / 3), (arr(1, 1, 1, 0.5), 10 / 3, 2.8)):
+        for weights, sequence, tokens in ((None, 4.0, 10 / 3), (arr(1, 1, 1, 0.5), 10 / 3, 2.8)):
             weighted = batch if weights is None else {**batch, "sample_mask": weights}
-            assert oracle(weighted, {"next_token_logprobs": lp}) == near(rest + sequences)
+            assert oracle(weighted, {"next_token_logprobs": lp}) == near(rest + sequence)
             assert oracle(weighted, {"next_token_logprobs": lp}, nll_average="tokens") == near(rest + tokens)
 
 
@@ -94,7 +94,7 @@ def test_reductions() -> None:
     assert mpo(batch, outputs, preference_weight=1.0, quality_weight=0.0, generation_weight=0.6) == near(
         rpo_nll(batch, outputs, alpha=0.6)
     )
-    for average in ("sequences", "tokens"):
+    for average in ("sequence", "tokens"):
         constant = {**batch, "reference_policy_logprobs": np.zeros((4, 6))}
         assert rpo_nll(constant, outputs, alpha=0.7, nll_average=average) == near(
             cpo(batch, outputs, alpha=0.7, nll_average=average)
@@ -134,6 +134,6 @@ def test_shared_rules(oracle: Oracle, config: dict[str, Any]) -> None:
 
 
 def test_default_settings() -> None:
-    assert defaults(rpo_nll) == {"beta": 0.1, "alpha": 1.0, "nll_average": "sequences"}
+    assert defaults(rpo_nll) == {"beta": 0.1, "alpha": 1.0, "nll_average": "sequence"}
     weights = {"preference_weight": 0.8, "quality_weight": 0.2, "generation_weight": 1.0}
-    assert defaults(mpo) == {"beta": 0.1, **weights, "nll_average": "sequences"}
+    assert defaults(mpo) == {"beta": 0.1, **weights, "nll_average": "sequence"}

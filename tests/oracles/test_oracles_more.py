@@ -76,8 +76,11 @@ BY_HAND: list[tuple[Oracle, dict[str, Any], tuple[float, float], float]] = [
     (slic_hf, {}, (2, 0), 0.0),
     (cpo, {"beta": 0.5}, (2, 0), SP1 - 1 + 7.0),
     (cpo, {"beta": 0.5, "alpha": 0.0, "label_smoothing": 0.1}, (2, 0), SP1 - 1 + 0.1),
+    (cpo, {"beta": 0.25, "alpha": 0.0, "loss_type": "hinge", "label_smoothing": 0.1}, (2, 0), 0.5),
+    (cpo, {"beta": 0.25, "alpha": 1.0, "loss_type": "ipo"}, (5, 0), 9.0 + 4.0),  # (5 - 2)^2
     (simpo, {"beta": 1.0, "gamma": 1.0}, (2, 0), SP1 - 1),
     (simpo, {}, (1, 6), SP1),  # -0.5 - 0.5
+    (simpo, {"label_smoothing": 0.2}, (1, 6), SP1 - 0.2),
     # alpha = 1: e^{-a_l} - e^{-a_w} = e^9 - e^7 at beta = 1/(e^9 - e^7), gamma = 0.
     (alphapo, {"beta": 1 / (math.e**9 - math.e**7), "alpha": 1.0, "gamma": 0.0}, (2, 0), SP1 - 1),
     # a_w = log(3/4), a_l = log(1/2): odds 3 and 1; -log sigma(log 3) = log(4/3); NLL = log(4/3).
@@ -187,9 +190,9 @@ def test_default_settings() -> None:
         (dpop, {"beta": 0.3, "lambda_": 50.0}),
         (odpo, {"beta": 0.1, "alpha": 1.0}),
         (rebel, {"eta": 1.0}),
-        (orpo, {"beta": 0.1, "nll_span": "response", "nll_average": "sequences"}),
-        (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "nll_average": "sequences"}),
-        (simpo, {"beta": 0.1, "gamma": 0.5, "nll_weight": 0.0, "nll_average": "sequences"}),
+        (orpo, {"beta": 0.1, "nll_span": "response", "nll_average": "sequence"}),
+        (cpo, {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.0, "loss_type": "sigmoid", "nll_average": "sequence"}),
+        (simpo, {"beta": 0.1, "gamma": 0.5, "label_smoothing": 0.0, "nll_weight": 0.0, "nll_average": "sequence"}),
         (alphapo, {"beta": 0.1, "alpha": 0.25, "gamma": 0.5}),
         (slic_hf, {"delta": 1.0}),
         (aot, {"beta": 0.1, "label_smoothing": 0.0}),
@@ -297,6 +300,7 @@ def test_lengths_by_hand() -> None:
     assert ipo(batch, outputs, beta=1.0) == near(12.25)
     assert simpo(batch, outputs, beta=1.0) == near(SP1)
     assert cpo(batch, outputs, beta=1 / 6) == near(SP1 - 1 + 7.5)
+    assert cpo(batch, outputs, beta=1.0, alpha=0.0, loss_type="ipo") == near(1.0)
     assert slic_hf(batch, outputs, delta=7.0) == near(1.0)
     assert simpo({"token_mask": batch["token_mask"]}, outputs, beta=1.0) == near(SP1)
 
@@ -309,10 +313,12 @@ def test_nll_spans_by_hand() -> None:
         neutral = 0.1 * LOG2 if oracle is orpo else LOG2
         assert oracle(batch, outputs) == near(4.0 + neutral)
         assert oracle(batch, outputs, nll_average="tokens") == near(10 / 3 + neutral)
+        assert oracle(batch, outputs, nll_average="sum") == near(5.0 + neutral)
         # Pair weights 1 and 1/2: (2 + 3)/1.5 and (4 + 3)/2.5.
         weighted = {**batch, "sample_mask": np.array([1.0, 1.0, 1.0, 0.5])}
         assert oracle(weighted, outputs) == near(10 / 3 + neutral)
         assert oracle(weighted, outputs, nll_average="tokens") == near(2.8 + neutral)
+        assert oracle(weighted, outputs, nll_average="sum") == near(14 / 3 + neutral)
     # Averages log(3/4) (of log(1/2) and log(9/8)) and log(1/2), as in the one-token pair above.
     outputs["next_token_logprobs"] = arr([-LOG2, math.log(9 / 8)], [-LOG2, -LOG2])
     pair: Data = {"token_mask": np.ones((2, 3))}

@@ -14,6 +14,7 @@ from .policy_gradient_tokens import (
     bnpo,
     cispo,
     cispo_gradient,
+    clipped_weight,
     dapo,
     dr_grpo,
     dual_clip,
@@ -378,15 +379,21 @@ def test_default_settings() -> None:
     small = {"ratio_clip_min": 3e-4, "ratio_clip_max": 4e-4}
     four_settings = {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0}
     mean = {"aggregation": "token_mean", "max_length": None}
-    assert [defaults(f) for f in (cispo, cispo_gradient, bnpo, dr_grpo)] == [clip] * 4
-    assert defaults(dapo) == clip | {"ratio_clip_max": 0.28}
-    assert defaults(dual_clip) == clip | {"ratio_clip_c": 3.0} | mean
+    by_row = {"aggregation": "seq_mean_token_mean", "max_length": None}
+    unclamped: dict[str, Any] = {"log_ratio_clamp": None}
+    bounds = {"ratio_clip_c": None, "clip_c_bounds": "negative_advantages"}
+    assert defaults(ppo_clip) == clip | bounds | unclamped | mean
+    assert defaults(clipped_weight) == clip | {"weight_bound": "relative"} | unclamped
+    assert [defaults(f) for f in (cispo, cispo_gradient)] == [mean] * 2
+    assert defaults(dapo) == {"ratio_clip_max": 0.28}
+    assert defaults(dual_clip) == {"ratio_clip_c": 3.0}
+    assert defaults(dr_grpo) == {"divisor": "sequences_times_length"}
     assert [defaults(f) for f in (reinforce, on_policy, on_policy_gradient)] == [mean] * 3
-    assert [defaults(f) for f in (gspo, gspo_token, gspo_token_gradient, luspo)] == [small] * 4
-    assert [defaults(f) for f in (sapo, sapo_gradient)] == [{"tau_pos": 1.0, "tau_neg": 1.05}] * 2
+    assert [defaults(f) for f in (gspo, gspo_token_gradient)] == [small | {"log_ratio_max": None} | by_row] * 2
+    assert [defaults(f) for f in (sapo, sapo_gradient)] == [{"tau_pos": 1.0, "tau_neg": 1.05} | unclamped | by_row] * 2
     assert [defaults(f) for f in (vespo, vespo_gradient)] == [four_settings] * 2
     assert defaults(gmpo) == {"clip_low": 0.4, "clip_high": 0.4}
-    assert defaults(value_clipped) == {"scale": 1.0, "value_clip": 0.2}
+    assert defaults(value_clipped) == {"scale": 1.0, "value_clip": 0.2, "normalizer": "global"}
 
 
 # --- value ------------------------------------------------------------------------------------------------------

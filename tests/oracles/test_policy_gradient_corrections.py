@@ -200,10 +200,10 @@ def test_corrections_share_their_rules(oracle: Oracle) -> None:
 
 
 def test_default_settings() -> None:
-    clip = {"ratio_clip_min": 0.2, "ratio_clip_max": 0.2, "aggregation": "token_mean", "max_length": None}
-    assert defaults(corrected) == clip
+    clip = {"ratio_clip_min": 0.2, "ratio_clip_max": 0.2, "ratio_clip_c": None, "log_ratio_clamp": None}
+    assert defaults(corrected) == {**clip, "ratio_level": "token", "aggregation": "token_mean", "max_length": None}
     own: list[tuple[Oracle, dict[str, Any]]] = [
-        (tis, {"is_min": 0.0, "is_max": 2.0}),
+        (tis, {"is_min": 0.0, "is_max": 2.0, "overflow": "saturate"}),
         (icepop, {"is_min": 0.5, "is_max": 2.0}),
         (seq_mask_tis, {"is_min": 0.5, "is_max": 2.0}),
         (seq_truncate, {"is_max": 3.0}),

@@ -76,9 +76,11 @@ def test_clamps_by_hand() -> None:
     assert kl_k1(*gaps([-3, -1]), output_clamp=2.0) == near(-1.5)
     assert kl_k2(batch, outputs, output_clamp=4.0) == near(4.0)
     assert kl_k3(batch, outputs, output_clamp=10.0) == near((math.exp(-3) + 2 + 10) / 2)
-    # Both; then the ratio, which is not clamped.
+    # Both; of the unbiased one the product with the ratio, 2, is within 4.
     assert kl_k3(batch, outputs, input_clamp=2.0, output_clamp=4.0) == near((math.exp(-2) + 1 + 4) / 2)
-    assert kl_unbiased(*gaps([3, -3], old=LOG2), input_clamp=2.0, output_clamp=4.0) == near(math.exp(-2) + 1 + 4)
+    assert kl_unbiased(*gaps([3, -3], old=LOG2), input_clamp=2.0, output_clamp=4.0) == near(
+        (2 * (math.exp(-2) + 1) + 4) / 2
+    )
     for name, oracle in BY_TYPE.items():
         both: dict[str, Any] = {"input_clamp": 1.5, "output_clamp": 0.7}
         assert kl_straight_through(batch, outputs, kl_type=name, **both) == near(oracle(batch, outputs, **both))
@@ -213,4 +215,4 @@ def test_default_settings() -> None:
         assert defaults(oracle) == {**clamps, "kl_gradient": "pathwise", **mean}
     assert defaults(kl_straight_through) == {"kl_type": "k3"}
     assert defaults(kl_unbiased) == {"kl_type": "k3", **clamps, **mean}
-    assert defaults(entropy_bonus) == {"coefficient": 0.01, "top_quantile": 1.0, **mean}
+    assert defaults(entropy_bonus) == {"coefficient": 0.01, "top_quantile": 1.0, "divisor": "trained", **mean}

@@ -1,9 +1,12 @@
 """The clipped value loss."""
 
 from .counts import Fields, live_tokens, row_weight, token_count
+from .value import counted
 
 
-def value_clipped(batch: Fields, outputs: Fields, *, scale: float = 1.0, value_clip: float | None = 0.2) -> float:
+def value_clipped(
+    batch: Fields, outputs: Fields, *, scale: float = 1.0, value_clip: float | None = 0.2, normalizer: str = "global"
+) -> float:
     """1/2 scale sum m max((v - R)^2, (clip(v, v_old - c, v_old + c) - R)^2) / T_g, c = value_clip; None is value_mse.
 
     v of outputs["values"], v_old of batch["values"], both at the token's own index.
@@ -19,4 +22,4 @@ def value_clipped(batch: Fields, outputs: Fields, *, scale: float = 1.0, value_c
             clipped = min(max(value, old - value_clip), old + value_clip)
             error = max(error, (clipped - target) ** 2)
         total += weight * error
-    return 0.5 * scale * total / token_count(batch)
+    return 0.5 * scale * total / token_count(counted(batch, normalizer))

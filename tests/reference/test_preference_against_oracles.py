@@ -21,6 +21,8 @@ from tests.reference.test_against_oracles import Config, Oracle, arrays, differe
 
 BETA: list[Config] = [{"beta": 1.0}]
 SMOOTHING: list[Config] = [*BETA, {"label_smoothing": 0.3}]
+AVERAGES: list[Config] = [{"nll_average": "tokens"}, {"nll_average": "sum"}]
+SHAPES: list[Config] = [{"loss_type": shape, "beta": 0.7} for shape in ("hinge", "ipo")]
 MARGINS: list[Config] = [*BETA, {"beta": 0.5, "eta": 2.0}]
 ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "cdpo": (preference_pairs.cdpo, [*SMOOTHING, {"label_smoothing": 0.0}, {"label_smoothing": 0.5}]),
@@ -42,9 +44,15 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "dpop": (preference_absolute.dpop, [*BETA, {"lambda_": 0.0}, {"lambda_": 2.0}]),
     "r_dpo": (preference_pairs.r_dpo, [*BETA, {"alpha": 0.0}, {"alpha": 1.0}]),
     "cal_dpo": (preference_absolute.cal_dpo, BETA),
-    "orpo": (preference_without_reference.orpo, [*BETA, {"nll_span": "full"}]),
-    "cpo": (preference_without_reference.cpo, [*SMOOTHING, {"alpha": 0.0}, {"alpha": 3.0}]),
-    "simpo": (preference_without_reference.simpo, [*BETA, {"gamma": 0.0}, {"gamma": 2.0}, {"nll_weight": 0.7}]),
+    "orpo": (
+        preference_without_reference.orpo,
+        [*BETA, {"nll_span": "full"}, *AVERAGES, {"nll_span": "full", **AVERAGES[0]}],
+    ),
+    "cpo": (preference_without_reference.cpo, [*SMOOTHING, {"alpha": 0.0}, {"alpha": 3.0}, *AVERAGES, *SHAPES]),
+    "simpo": (
+        preference_without_reference.simpo,
+        [*SMOOTHING, {"gamma": 0.0}, {"gamma": 2.0}, *({"nll_weight": 0.7, **average} for average in ({}, *AVERAGES))],
+    ),
     "alphapo": (
         preference_without_reference.alphapo,
         [*BETA, {"gamma": 2.0}, {"alpha": 0.0}, {"alpha": 2.0}, {"alpha": -0.5}],
@@ -55,8 +63,8 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "rpo_bwd_kl": (preference_rewards.rpo_bwd_kl, MARGINS),
     "rebel": (preference_rewards.rebel, [{"eta": 3.0}]),
     "odpo": (preference_rewards.odpo, [*BETA, {"alpha": 0.0}, {"alpha": 3.0}]),
-    "aot": (preference_sets.aot, BETA),
-    "aot_unpaired": (preference_sets.aot_unpaired, BETA),
+    "aot": (preference_sets.aot, SMOOTHING),
+    "aot_unpaired": (preference_sets.aot_unpaired, SMOOTHING),
 }
 RUNS = [(name, config) for name, (_, configs) in ORACLES.items() for config in [{}, *configs]]
 
@@ -74,7 +82,7 @@ def assert_agrees(name: str, config: Config, batch: Tensors, outputs: Tensors, g
     oracle = ORACLES[name][0]
     field = "logits" if "logits" in outputs else "next_token_logprobs"
     loss = registry.create(name, config)
-    if loss.contract.normalizer == "local":
+    if loss.contract.coupled:
         # Sorted over the batch at hand, whose own pairs are counted; the oracles divide by a global count when there is one.
         batch = {key: x for key, x in batch.items() if not key.startswith("global_valid")}
     got, got_gradient = value_and_gradient(loss, batch, outputs, field)
@@ -89,8 +97,8 @@ def assert_agrees(name: str, config: Config, batch: Tensors, outputs: Tensors, g
 @pytest.mark.parametrize(("name", "config"), RUNS)
 def test_value_and_gradient(name: str, config: Config, counts: bool) -> None:
     for sample_mask in (None, "zeros", "floats"):
-        batch, outputs = rewarded_case(17, sample_mask=sample_mask, counts=counts, width=5)
-        # Rows of weight 1, of weight 0 and of a fraction: the gradient is compared where all of them meet.
+        batch, outputs = rewarded_case(32, rows=8, sample_mask=sample_mask, counts=counts, width=4)
+        # Row 0 is empty and row 2 may be absent; in the other two pairs the chosen row weighs now more, now less.
         assert_agrees(name, config, batch, outputs, gradient=sample_mask == "floats" or (counts and not config))
 
 
@@ -105,7 +113,7 @@ def test_value_on_many_cases(name: str, sample_mask: str | None) -> None:
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_gradient_of_the_logits(name: str) -> None:
-    batch, outputs = rewarded_case(23, source="logits", width=4, vocabulary=3, sample_mask="floats")
+    batch, outputs = rewarded_case(23, rows=6, source="logits", width=4, vocabulary=3, sample_mask="floats")
     assert_agrees(name, {}, batch, outputs)
 
 
@@ -118,7 +126,7 @@ def test_nothing_left(name: str) -> None:
 
 def test_the_nll_of_orpo_ends_where_the_row_does() -> None:
     for sample_mask in (None, "zeros", "floats"):
-        batch, outputs = rewarded_case(41, sample_mask=sample_mask, width=5)
-        batch["input_lengths"] = torch.tensor([5, 2, 4, 0])
+        batch, outputs = rewarded_case(41, rows=6, sample_mask=sample_mask, width=5)
+        batch["input_lengths"] = torch.tensor([5, 2, 4, 0, 3, 5])
         batch["token_mask"][torch.arange(5) >= batch["input_lengths"][:, None]] = 0
         assert_agrees("orpo", {"nll_span": "full"}, batch, outputs)

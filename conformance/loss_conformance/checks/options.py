@@ -46,6 +46,8 @@ def option_effect(trial: Trial) -> None:
                 and (trial.foreign or isinstance(trial.bench.subject.settings.get(name), bool)),
             )
     for name, effect in effects.items():
+        if effect.wants_more:
+            continue
         if effect.value_moves is False and not effect.gradient_moves:
             raise Broken(
                 f"{name} changes neither value nor gradient",
@@ -73,6 +75,7 @@ class _Effect:
         gradient_moves: whether the gradient does.
         silent: numbers other than 0 with which nothing is left of the loss.
         alike: pairs of words that were legal beside the same settings and between which nothing changed at all.
+        wants_more: whether it was tried beside settings that read a field no case has, and may act there.
     """
 
     value_moves: bool | None = None
@@ -80,6 +83,7 @@ class _Effect:
     silent: list[float] = field(default_factory=list)
     alike: list[tuple[str, str]] = field(default_factory=list)
     compared: list[tuple[str, str]] = field(default_factory=list)
+    wants_more: bool = False
 
     def compare(self, trial: Trial, one: Any, got: list[Evaluation], other: Any, wanted: list[Evaluation]) -> None:
         """Note what changes between two values of the setting, by more than rounding."""
@@ -100,16 +104,16 @@ def _effect(trial: Trial, name: str, settings: dict[str, list[Any]]) -> _Effect:
         # Two words name two behaviours; two numbers may both lie beyond where a clip acts.
         effect.alike = [pair for pair in combinations(settings[name], 2) if all(isinstance(x, str) for x in pair)]
     for beside in _companions(name, settings):
-        answers = [
-            (value, got) for value in settings[name] if (got := _answers(trial, {**beside, name: value}, lasting=True))
-        ]
+        tried = [(value, _answers(trial, {**beside, name: value}, lasting=True)) for value in settings[name]]
+        effect.wants_more = effect.wants_more or any(got is None for _, got in tried)
+        answers = [(value, got) for value, got in tried if got]
         if not all(_nothing_left(got) for _, got in answers):
             effect.silent += [
                 value for value, got in answers if isinstance(value, float) and value and _nothing_left(got)
             ]
         for (one, got), (other, wanted) in combinations(answers, 2):
             effect.compare(trial, one, got, other, wanted)
-        if effect.gradient_moves and not effect.alike:
+        if effect.wants_more or (effect.gradient_moves and not effect.alike):
             break
     effect.alike = [pair for pair in effect.alike if pair in effect.compared]
     return effect
@@ -129,21 +133,27 @@ def _companions(name: str, settings: dict[str, list[Any]]) -> Iterator[dict[str,
             yield from ({other: value} for value in values[1:])
 
 
-def _answers(trial: Trial, changed: dict[str, Any], *, lasting: bool = False) -> list[Evaluation]:
+def _answers(trial: Trial, changed: dict[str, Any], *, lasting: bool = False) -> list[Evaluation] | None:
     """Return the evaluations of all ordinary cases with these settings; none when they are not legal together.
 
+    ``None`` when they read a field that those in force do not, so that no case has it: a coefficient of 0 turned up.
     Where the loss remembers, a ``lasting`` object lives through all of them: what it remembers may be what is set.
     """
     rebuild = trial.bench.subject.rebuild
     assert rebuild is not None
+    case, answers = trial.case, []
     try:
         loss = rebuild(changed)
         lasting = lasting and trial.facts.contract.stateful
         loss = loss.to(trial.bench.dtype) if lasting and isinstance(loss, nn.Module) else loss
-        return [trial.evaluate(case, loss=loss, same_object=lasting) for case, _ in trial.bench.cases_of(VARIED, 5)]
+        for case, _ in trial.bench.cases_of(VARIED, 5):
+            answers.append(trial.evaluate(case, loss=loss, same_object=lasting))
+        return answers
     except (Malformed, ValueError, TypeError, AssertionError):
         return []
     except LossRaised as raised:
+        if raised.wants(case):
+            return None
         declared = [name for name, value in changed.items() if _declares(trial, name, value)]
         if len(declared) < len(changed):
             return []
@@ -163,7 +173,7 @@ def _require_inert(trial: Trial) -> None:
             continue
         base = trial.bench.cases_of(VARIED, 5)
         for value in option.values:
-            for got, (case, wanted) in zip(_answers(trial, {name: value}), base, strict=False):
+            for got, (case, wanted) in zip(_answers(trial, {name: value}) or (), base, strict=False):
                 # Up to rounding: an option that only orders the work, such as a chunk size, orders the sums as well.
                 Trial(trial.bench, case).require_same(got, wanted, f"{name}={value!r}, declared inert")
 

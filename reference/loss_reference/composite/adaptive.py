@@ -97,7 +97,8 @@ class AdaptiveLoss(LossFunction):
                 "empty_batch": "the guide's form gives -r instead of 0",
                 "option_effect": "the guide's form never changes the gradient",
             }
-        unchanged = {0.0: self.base.get("type", "dpo")} if set(self.base) <= {"type"} else {}
+        within = self.mode == "literal" or self.lower <= 1 <= self.upper
+        unchanged = {0.0: self.base.get("type", "dpo")} if set(self.base) <= {"type"} and within else {}
         facts["options"] = {
             "adaptation_rate": Option((0.1, 0.0, 1.0), reduces_to=unchanged),
             "target_loss": Option((1.0, 0.5)),

@@ -37,7 +37,8 @@ class RPONLLLoss(ImitatingLoss):
     the NLL at policy = reference. The second part adds -alpha / n_w to dl/dlp of the chosen tokens.
 
     Config: ``beta`` (0.1, above 0); ``alpha`` (1, at least 0; 0 is ``DPOLoss``; TRL ``rpo_alpha``); ``nll_average`` as in
-    ``ImitatingLoss``. TRL's number is that of ``"tokens"``.
+    ``ImitatingLoss``. TRL's number is that of ``"tokens"``, NeMo RL's (``sft_loss_weight`` alpha) that of ``"sum"``, or of
+    ``"sequence"`` with its ``sft_average_log_probs``.
 
     Source: arXiv 2404.19733, eq. 1.
     """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from loss_reference.contract import Option
@@ -42,7 +45,7 @@ class HintonKDLoss(LossFunction):
     contract = refine(
         DISTILLATION,
         options={
-            "alpha": Option(values=(0.0, 0.5, 1.0), reduces_to={0.0: "nll"}),
+            "alpha": Option(values=(0.0, 0.5, 1.0)),
             "temperature": Option(values=(1.0, 2.0)),
             "temper_hard": Option(values=(False, True)),
             "scale_soft": Option(values=(False, True)),
@@ -52,6 +55,12 @@ class HintonKDLoss(LossFunction):
     temperature = Setting(2.0, above=0.0)
     temper_hard = Setting(False)
     scale_soft = Setting(True)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if not self.temper_hard or self.temperature == 1:
+            alpha = Option(values=(0.0, 0.5, 1.0), reduces_to={0.0: "nll"})
+            self.contract = refine(self.contract, options={**self.contract.options, "alpha": alpha})
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         a, T = self.alpha, self.temperature

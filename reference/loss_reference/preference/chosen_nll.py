@@ -18,7 +18,7 @@ from loss_reference.token_level import refine
 
 __all__ = ["NLL_AVERAGE", "NLL_AVERAGES", "ImitatingLoss"]
 
-NLL_AVERAGES: Final = ("sequence", "tokens")
+NLL_AVERAGES: Final = ("sequence", "tokens", "sum")
 NLL_AVERAGE: Final = Option(values=NLL_AVERAGES)
 
 
@@ -27,7 +27,8 @@ class ImitatingLoss(PairedLoss):
 
     Config: ``nll_average`` (``"sequence"``: one mean per chosen answer over its trained tokens, then the mean over pairs;
     ``"tokens"``: one mean over the trained tokens of all chosen answers of the batch at hand, as TRL and Liger take it, so
-    that losses of microbatches do not add up).
+    that losses of microbatches do not add up; ``"sum"``: one sum per chosen answer, then the mean over pairs, NeMo RL unless
+    told to average).
     """
 
     nll_average = Setting("sequence", choices=NLL_AVERAGES)
@@ -36,6 +37,8 @@ class ImitatingLoss(PairedLoss):
         super().__init__(config)
         if self.nll_average == "tokens":
             self.contract = refine(self.contract, normalizer="local")
+        elif self.nll_average == "sum":
+            self.contract = refine(self.contract, length_normalized=False)
 
     def chosen_nll(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         """Return the NLL of the chosen answers, a 0-dim tensor.
@@ -46,8 +49,9 @@ class ImitatingLoss(PairedLoss):
             batch: where ``sample_mask`` [B] and ``global_valid_seqs`` come from.
         """
         w = row_weights(batch, lp)
-        if self.nll_average == "sequence":
-            nll_w, _ = active_pairs(-lp.sum(dim=1) / trained_lengths(m).clamp(min=1), w)
+        if self.nll_average != "tokens":
+            n = trained_lengths(m).clamp(min=1) if self.nll_average == "sequence" else 1
+            nll_w, _ = active_pairs(-lp.sum(dim=1) / n, w)
             return mean_of_pairs(nll_w, w, batch)
         lp_w, tokens = split_pairs(lp)[0], (split_pairs(m)[0] != 0) * pair_weights(w).unsqueeze(1)
         return mean_of_terms(-lp_w, tokens, None)

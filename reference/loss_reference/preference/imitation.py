@@ -15,7 +15,7 @@ from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import next_token_logprobs, trained_logprobs
 from loss_reference.pairs import mean_of_pairs
 from loss_reference.preference.chosen_nll import NLL_AVERAGE, ImitatingLoss
-from loss_reference.preference.dpo import dpo
+from loss_reference.preference.margin import MARGIN_LOSSES, margin_loss
 from loss_reference.preference.pairwise import BETA, MONOTONE, active_pairs, pair_contract, trained_lengths
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
@@ -119,25 +119,35 @@ class CPOLoss(ImitatingLoss):
     last term is the NLL of the chosen answer over its n_w trained tokens.
 
     Config: ``beta`` (0.1, above 0); ``alpha`` (1.0, at least 0; TRL ``cpo_alpha``); ``label_smoothing`` e (0, at most
-    1/2); ``nll_average`` as in ``ImitatingLoss``. TRL's and Liger's number is that of ``"tokens"``.
+    1/2; read by ``"sigmoid"`` alone); ``loss_type`` of TRL's CPO trainer (``"sigmoid"``; ``"hinge"``: max(0, 1 - x);
+    ``"ipo"``: (p_w / n_w - p_l / n_l - 1 / (2 beta))^2, on means); ``nll_average`` as in ``ImitatingLoss``. TRL's and
+    Liger's number is that of ``"tokens"``.
 
     Source: arXiv 2401.08417.
     """
 
     contract = pair_contract(
-        direction={**MONOTONE, "alpha": +1},
+        direction={"alpha": +1},
         beta=BETA,
         alpha=Option(values=(0.0, 1.0)),
         label_smoothing=Option(values=(0.0, 0.1, 0.5)),
+        loss_type=Option(values=MARGIN_LOSSES),
         nll_average=NLL_AVERAGE,
     )
     beta = Setting(0.1, above=0.0)
     alpha = Setting(1.0, least=0.0)
     label_smoothing = Setting(0.0, least=0.0, most=0.5)
+    loss_type = Setting("sigmoid", choices=MARGIN_LOSSES)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.loss_type != "ipo":  # which pulls a margin that is too large back
+            self.contract = refine(self.contract, direction={**MONOTONE, **self.contract.direction})
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
-        p_w, p_l = active_pairs(lp.sum(dim=1), w)
-        preference = mean_of_pairs(dpo(p_w - p_l, self.beta, self.label_smoothing), w, batch)
+        n = trained_lengths(m).clamp(min=1) if self.loss_type == "ipo" else 1
+        p_w, p_l = active_pairs(lp.sum(dim=1) / n, w)
+        preference = mean_of_pairs(margin_loss(p_w - p_l, self.loss_type, self.beta, self.label_smoothing), w, batch)
         return preference + self.alpha * self.chosen_nll(lp, m, batch)

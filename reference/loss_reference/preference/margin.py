@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,8 +16,21 @@ from loss_reference.preference.dpo import dpo, sequence_log_ratio
 from loss_reference.preference.pairwise import BETA, PairLoss, pair_contract
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.token_level import refine
 
-__all__ = ["DPONormLoss", "DiscoPOPLoss", "HingeDPOLoss", "IPOLoss", "discopop", "hinge_dpo", "ipo"]
+__all__ = [
+    "MARGIN_LOSSES",
+    "DPONormLoss",
+    "DiscoPOPLoss",
+    "HingeDPOLoss",
+    "IPOLoss",
+    "discopop",
+    "hinge_dpo",
+    "ipo",
+    "margin_loss",
+]
+
+MARGIN_LOSSES: Final = ("sigmoid", "hinge", "ipo")
 
 
 def hinge_dpo(delta: Tensor, beta: float = 0.1) -> Tensor:
@@ -24,6 +41,13 @@ def hinge_dpo(delta: Tensor, beta: float = 0.1) -> Tensor:
 def ipo(delta: Tensor, beta: float = 0.1) -> Tensor:
     """Return (delta - 1 / (2 beta))^2, one term per pair; delta = h_w - h_l [N], beta above 0."""
     return (delta - 1 / (2 * beta)) ** 2
+
+
+def margin_loss(delta: Tensor, loss_type: str, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Return the term of ``cdpo``, ``hinge_dpo`` or ``ipo`` at delta [N]; the smoothing belongs to the first."""
+    if loss_type == "sigmoid":
+        return dpo(delta, beta, label_smoothing)
+    return (ipo if loss_type == "ipo" else hinge_dpo)(delta, beta)
 
 
 def discopop(delta: Tensor, beta: float = 0.1, tau: float = 0.05) -> Tensor:
@@ -109,21 +133,24 @@ class DiscoPOPLoss(PairLoss):
     """DiscoPOP: l = -(1 - w) log sigma(x) + w exp(-x), w = sigma(x / tau), x = beta (h_w - h_l).
 
     Inputs and errors as in ``PairLoss``. At least 0, (1 + log 2) / 2 at policy = reference. Not convex and not
-    monotone: around x = 0 it climbs from the logistic to the exponential branch. The gradient flows through w too.
+    monotone: around x = 0 it climbs from the logistic to the exponential branch, for tau below
+    0.1. The gradient flows through w too.
 
     Config: ``beta`` (0.1, above 0); ``tau`` (0.05, above 0, at most 1).
 
     Source: arXiv 2406.08414.
     """
 
-    contract = pair_contract(
-        direction={},
-        facts={"exempt": {"wanted_direction": "around policy = reference it climbs from one branch to the other"}},
-        beta=BETA,
-        tau=Option(values=(0.05, 1.0)),
-    )
+    contract = pair_contract(direction={}, beta=BETA, tau=Option(values=(0.05, 1.0)))
     beta = Setting(0.1, above=0.0)
     tau = Setting(0.05, above=0.0, most=1.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        # The slope at x = 0 is (1 - log 2) / (4 tau) - 3/4, and the climb ends within some 3 tau: a batch meets it there.
+        if (1 - math.log(2)) / (4 * self.tau) > 1 and 3 * self.tau > self.beta:
+            reason = "around policy = reference it climbs from one branch to the other"
+            self.contract = refine(self.contract, exempt={**self.contract.exempt, "wanted_direction": reason})
 
     def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
         return discopop(h_w - h_l, self.beta, self.tau)

@@ -35,15 +35,16 @@ from loss_reference.token_level import refine
 __all__ = ["AlphaPOLoss", "SLiCHFLoss", "SimPOLoss", "alpha_reward", "simpo", "slic_hf"]
 
 
-def simpo(margin: Tensor, beta: float = 0.1, gamma: float = 0.5) -> Tensor:
-    """Return -log sigma(beta margin - gamma), one term per pair.
+def simpo(margin: Tensor, beta: float = 0.1, gamma: float = 0.5, label_smoothing: float = 0.0) -> Tensor:
+    """Return -(1 - e) log sigma(x) - e log sigma(-x), x = beta margin - gamma, one term per pair.
 
     Args:
         margin: difference of the rewards of chosen and rejected answer [N], in SimPO their mean log-probability.
         beta: scale of the rewards, above 0.
         gamma: the margin asked for, at least 0; absolute, not a multiple of beta.
+        label_smoothing: e in [0, 1/2], the probability that a pair is labelled the wrong way round.
     """
-    return dpo(beta * margin - gamma, beta=1.0)
+    return dpo(beta * margin - gamma, beta=1.0, label_smoothing=label_smoothing)
 
 
 def alpha_reward(p: Tensor, alpha: float = 0.25) -> Tensor:
@@ -72,6 +73,7 @@ class SimPOLoss(ImitatingLoss, PairLoss):
     Inputs and errors as in ``PairLoss``, without a reference policy. At least 0, softplus(gamma) at equal p.
 
     Config: ``beta`` (0.1, above 0); ``gamma`` (0.5, at least 0; beta times Open-Instruct's ``gamma_beta_ratio``);
+    ``label_smoothing`` e (0, at most 1/2: -(1 - e) log sigma(x) - e log sigma(-x) at that x, as in TRL and Liger);
     ``nll_weight`` (0, at least 0): adds ``nll_weight`` times the NLL of the chosen answer, averaged as ``nll_average`` says
     (see ``ImitatingLoss``). TRL (``cpo_alpha``) and Liger's module (``alpha``) add it with weight 1 unless told otherwise,
     averaged over ``"tokens"``.
@@ -84,18 +86,20 @@ class SimPOLoss(ImitatingLoss, PairLoss):
         facts={"length_normalized": True},
         beta=BETA,
         gamma=Option(values=(0.0, 0.5, 2.0)),
+        label_smoothing=Option(values=(0.0, 0.1)),
         nll_weight=Option(values=(0.0, 1.0)),
         nll_average=NLL_AVERAGE,
     )
     beta = Setting(0.1, above=0.0)
     gamma = Setting(0.5, least=0.0)
+    label_smoothing = Setting(0.0, least=0.0, most=0.5)
     nll_weight = Setting(0.0, least=0.0)
 
     def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
         return sequence_logprob(batch, model_outputs, average=True)
 
     def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
-        return simpo(p_w - p_l, self.beta, self.gamma)
+        return simpo(p_w - p_l, self.beta, self.gamma, self.label_smoothing)
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         if self.nll_weight == 0:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +17,7 @@ from loss_reference.preference.layout import PairedLoss
 from loss_reference.preference.pairwise import BETA, MONOTONE, active_pairs, pair_contract, row_constant
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.token_level import refine
 
 __all__ = [
     "ODPOLoss",
@@ -91,16 +95,21 @@ class RPOSqLoss(RewardAwareLoss):
     Inputs and errors as in ``RewardAwareLoss``. At least 0, reached at x = y; y^2 at policy = reference. Gradient
     dl/dx = 2 (x - y), towards the margin of the rewards, whichever side it lies on.
 
-    Config: ``beta`` (0.2, above 0; 1 is ``rebel``); ``eta`` (1.0, above 0).
+    Config: ``beta`` (0.2, above 0); ``eta`` (1.0, above 0). With both 1 it is ``rebel``, and with eta 1 beta is 1 / eta of
+    that.
 
     Source: arXiv 2502.00203 (NeMo-Aligner ``rpo_sq_distance``).
     """
 
-    contract = pair_contract(
-        direction={}, beta=Option(values=(0.1, 0.2, 1.0), reduces_to={1.0: "rebel"}), eta=Option(values=(0.5, 1.0))
-    )
+    contract = pair_contract(direction={}, beta=Option(values=(0.1, 0.2, 1.0)), eta=Option(values=(0.5, 1.0)))
     beta = Setting(0.2, above=0.0)
     eta = Setting(1.0, above=0.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.eta == 1:
+            beta = Option(values=(0.1, 0.2, 1.0), reduces_to={1.0: "rebel"})
+            self.contract = refine(self.contract, options={**self.contract.options, "beta": beta})
 
     def terms(self, delta: Tensor, gap: Tensor) -> Tensor:
         return rpo_sq(self.beta * delta, self.eta * gap)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
+from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
 from loss_reference.pairs import pair_weights
@@ -16,6 +19,10 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 
 __all__ = ["AOTLoss", "AOTUnpairedLoss", "quantile_differences"]
+
+SORTED: Final = pair_contract(
+    facts={"normalizer": "local", "coupled": True}, beta=BETA, label_smoothing=Option(values=(0.0, 0.1))
+)
 
 
 def quantile_differences(a: Tensor, b: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,13 +60,15 @@ class AOTLoss(PairedLoss):
     is the local sum of pair weights. At least 0, log 2 at policy = reference; ``dpo`` for one pair. The mean of d is
     that of h_w - h_l. The gradient flows through the sorted policy margins, the order is constant.
 
-    Config: ``beta`` (0.1, above 0).
+    Config: ``beta`` (0.1, above 0); ``label_smoothing`` e (0, at most 1/2: the term of ``cdpo`` at d; TRL reads
+    its key so for AOT).
 
     Source: arXiv 2406.05882.
     """
 
-    contract = pair_contract(facts={"normalizer": "local", "coupled": True}, beta=BETA)
+    contract = SORTED
     beta = Setting(0.1, above=0.0)
+    label_smoothing = Setting(0.0, least=0.0, most=0.5)
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
@@ -67,7 +76,7 @@ class AOTLoss(PairedLoss):
         p_w, p_l = active_pairs(lp.sum(dim=1), w)
         ref_w, ref_l = active_pairs(token_constant(batch, "reference_policy_logprobs", m).sum(dim=1), w)
         d, v = quantile_differences(p_w - p_l, ref_w - ref_l, pair_weights(w))
-        return mean_of_terms(dpo(d, self.beta), v, None)
+        return mean_of_terms(dpo(d, self.beta, self.label_smoothing), v, None)
 
 
 @register("aot_unpaired")
@@ -79,16 +88,18 @@ class AOTUnpairedLoss(PairedLoss):
     divisor is the local sum of pair weights. Which rejected answer stands beside which chosen one does not matter. At
     least 0, log 2 at policy = reference; ``dpo`` for one pair. The order is constant.
 
-    Config: ``beta`` (0.1, above 0).
+    Config: ``beta`` (0.1, above 0); ``label_smoothing`` e (0, at most 1/2: the term of ``cdpo`` at d; TRL reads
+    its key so for AOT).
 
     Source: arXiv 2406.05882.
     """
 
-    contract = pair_contract(facts={"normalizer": "local", "coupled": True}, beta=BETA)
+    contract = SORTED
     beta = Setting(0.1, above=0.0)
+    label_smoothing = Setting(0.0, least=0.0, most=0.5)
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         h, w = sequence_log_ratio(batch, model_outputs)
         h_w, h_l = active_pairs(h, w)
         d, v = quantile_differences(h_w, h_l, pair_weights(w))
-        return mean_of_terms(dpo(d, self.beta), v, None)
+        return mean_of_terms(dpo(d, self.beta, self.label_smoothing), v, None)

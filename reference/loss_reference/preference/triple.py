@@ -11,10 +11,8 @@ from loss_reference.contract import Option
 from loss_reference.groups import group_weights, mean_of_groups
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import trained_logprobs
-from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES
-from loss_reference.preference.dpo import dpo
 from loss_reference.preference.groupwise import active_groups, group_contract
-from loss_reference.preference.margin import hinge_dpo, ipo
+from loss_reference.preference.margin import MARGIN_LOSSES, margin_loss
 from loss_reference.preference.pairwise import trained_lengths
 from loss_reference.preference.reference_free import simpo
 from loss_reference.reduction import mean_of_terms, row_weights
@@ -24,8 +22,8 @@ from loss_reference.token_level import refine
 
 __all__ = ["TPOLLoss", "TPOLoss", "TripleLoss"]
 
-IMITATION: Final = {"tpo_alpha": Option(values=(0.0, 1.0)), "nll_average": NLL_AVERAGE}
-LOSS_TYPES: Final = ("sigmoid", "hinge", "ipo")
+NLL_AVERAGES: Final = ("sequence", "tokens")
+IMITATION: Final = {"tpo_alpha": Option(values=(0.0, 1.0)), "nll_average": Option(values=NLL_AVERAGES)}
 
 
 class TripleLoss(LossFunction):
@@ -94,20 +92,18 @@ class TPOLoss(TripleLoss):
         facts={"group_size": 3},
         beta=Option(values=(0.01, 1.0)),
         label_smoothing=Option(values=(0.0, 0.1, 0.5)),
-        loss_type=Option(values=LOSS_TYPES),
+        loss_type=Option(values=MARGIN_LOSSES),
         **IMITATION,
     )
     beta = Setting(0.01, above=0.0)
     label_smoothing = Setting(0.0, least=0.0, most=0.5)
-    loss_type = Setting("sigmoid", choices=LOSS_TYPES)
+    loss_type = Setting("sigmoid", choices=MARGIN_LOSSES)
 
     def averages(self) -> bool:
         return self.loss_type == "ipo"
 
     def terms(self, s_w: Tensor, s_l: Tensor) -> Tensor:
-        if self.loss_type == "sigmoid":
-            return dpo(s_w - s_l, self.beta, self.label_smoothing)
-        return (ipo if self.loss_type == "ipo" else hinge_dpo)(s_w - s_l, self.beta)
+        return margin_loss(s_w - s_l, self.loss_type, self.beta, self.label_smoothing)
 
 
 @register("tpo_l")

@@ -73,7 +73,7 @@ class FocalCELoss(TokenLevelLoss):
         direction={"next_token_logprobs": -1, "alpha": +1, "gamma": -1},
         options={
             **AGGREGATION_OPTIONS,
-            "gamma": Option(values=(0.0, 0.5, 2.0), reduces_to={0.0: "nll"}),
+            "gamma": Option(values=(0.0, 0.5, 2.0)),
             "alpha": Option(values=(0.25, 1.0)),
             "detach_weight": Option(values=(False, True)),
         },
@@ -86,6 +86,9 @@ class FocalCELoss(TokenLevelLoss):
         super().__init__(config)
         if self.detach_weight and self.gamma:
             self.contract = refine(self.contract, surrogate_gradient=True)
+        if self.alpha == 1:
+            gamma = Option(values=(0.0, 0.5, 2.0), reduces_to={0.0: "nll"})
+            self.contract = refine(self.contract, options={**self.contract.options, "gamma": gamma})
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)

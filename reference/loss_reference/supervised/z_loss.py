@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from loss_reference.contract import Option
@@ -43,9 +46,14 @@ class ZLoss(TokenLevelLoss):
         SUPERVISED,
         direction={"coefficient": +1},
         options={**AGGREGATION_OPTIONS, "coefficient": Option(values=(0.0, 1e-4, 1.0))},
-        exempt={"logit_shift": "it is there to keep the level of the logits, which nothing else sees, near 0"},
     )
     coefficient = Setting(1e-4, least=0.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.coefficient > 0:
+            reason = "it is there to keep the level of the logits, which nothing else sees, near 0"
+            self.contract = refine(self.contract, exempt={**self.contract.exempt, "logit_shift": reason})
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z, m = trained_logits(batch, model_outputs)

@@ -123,6 +123,12 @@ def test_refused_at_construction(config: dict[str, Any], message: str) -> None:
     assert str(error.value) == f"AdaptiveLoss: {message}"
 
 
+def test_end_point_of_the_rate_only_where_the_limits_leave_it() -> None:
+    for config, kept in (({}, True), ({"upper": 0.5}, False), ({"upper": 0.5, "mode": "literal"}, True)):
+        loss = AdaptiveLoss(config)
+        assert bool(loss.contract.options["adaptation_rate"].reduces_to) == kept
+
+
 def test_contract() -> None:
     contract = AdaptiveLoss().contract
     assert (contract.surrogate_gradient, contract.coupled, contract.lower_bound) == (True, True, 0.0)

@@ -36,7 +36,7 @@ def alone(batch: Tensors, teacher: int) -> Tensors:
 def test_agrees_with_the_oracle(
     aggregation: str, kl_type: str, weights: list[float] | None, sample_mask: str | None
 ) -> None:
-    batch, outputs = taught(1, rows=3, width=4, sample_mask=sample_mask)
+    batch, outputs = taught(1, rows=4, width=4, vocabulary=3, sample_mask=sample_mask)
     config = {"aggregation": aggregation, "kl_type": kl_type, "weights": weights}
     assert_agrees("multi_teacher", oracle.multi_teacher, config, batch, outputs, gradient=sample_mask == "floats")
 

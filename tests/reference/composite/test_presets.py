@@ -132,7 +132,7 @@ def test_large_log_ratios_stay_finite_in_float32(name: str) -> None:
         (
             "mpo",
             {"nll_average": "token"},
-            "MPOLoss: nll_average='token'; expected one of 'sequence', 'tokens'; did you mean",
+            "MPOLoss: nll_average='token'; expected one of 'sequence', 'tokens', 'sum'; did you mean",
         ),
         ("mpo", {"objectives": ["dpo"]}, "MPOLoss: unknown config key 'objectives'"),
     ],

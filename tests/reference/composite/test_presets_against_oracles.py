@@ -18,6 +18,7 @@ PREFERENCES: list[tuple[str, Config]] = [
     *(("rpo_nll", config) for config in ({}, {"alpha": 0.0}, {"alpha": 0.3, "beta": 1.0})),
     *(("mpo", config) for config in ({}, {"beta": 1.0}, {"quality_weight": 0.0}, {"generation_weight": 0.0})),
     ("mpo", {"preference_weight": 0.0, "quality_weight": 2.0, "generation_weight": 0.3}),
+    *((name, {"nll_average": "sum"}) for name in ("rpo_nll", "mpo")),
 ]
 
 
@@ -25,18 +26,19 @@ PREFERENCES: list[tuple[str, Config]] = [
 @pytest.mark.parametrize(("name", "config"), PREFERENCES)
 def test_preferences(name: str, config: Config, sample_mask: str | None) -> None:
     for counts in (False, True):
-        batch, outputs = case(51, sample_mask=sample_mask, counts=counts, width=5)
+        batch, outputs = case(32, rows=8, sample_mask=sample_mask, counts=counts, width=4)
         only = {"next_token_logprobs": outputs["next_token_logprobs"]}
         gradient = sample_mask == "floats" or (counts and not config)
         assert_agrees(name, getattr(composite_presets, name), config, batch, only, gradient=gradient)
 
 
 @pytest.mark.parametrize("sample_mask", MASKS)
-def test_nll_over_the_chosen_tokens_of_the_batch(sample_mask: str | None) -> None:
-    # Without global counts: the average is over the tokens at hand, whatever the other parts divide by.
-    batch, outputs = case(52, sample_mask=sample_mask, width=5)
-    only = {"next_token_logprobs": outputs["next_token_logprobs"]}
-    assert_agrees("mpo", composite_presets.mpo, {"nll_average": "tokens"}, batch, only)
+@pytest.mark.parametrize("name", ["mpo", "rpo_nll"])
+def test_nll_over_the_chosen_tokens_of_the_batch(name: str, sample_mask: str | None) -> None:
+    for counts in (False, True):
+        batch, outputs = case(32, rows=8, sample_mask=sample_mask, counts=counts, width=4)
+        only = {"next_token_logprobs": outputs["next_token_logprobs"]}
+        assert_agrees(name, getattr(composite_presets, name), {"nll_average": "tokens"}, batch, only)
 
 
 @pytest.mark.parametrize("sample_mask", MASKS)
@@ -53,7 +55,7 @@ def test_nll_over_the_chosen_tokens_of_the_batch(sample_mask: str | None) -> Non
 def test_actor_critic_total(config: Config, sample_mask: str | None) -> None:
     for counts in (False, True):
         batch, outputs = case(
-            53, source="logits", sample_mask=sample_mask, counts=counts, rows=3, width=4, vocabulary=3
+            53, source="logits", sample_mask=sample_mask, counts=counts, rows=4, width=4, vocabulary=3
         )
         batch["values"] = batch["returns"] + 0.3 * batch["advantages"]
         only = {name: outputs[name] for name in ("logits", "values")}
@@ -66,7 +68,7 @@ def test_actor_critic_total(config: Config, sample_mask: str | None) -> None:
 
 
 def drafted(seed: int, **kwargs: Any) -> tuple[Tensors, Tensors]:
-    batch, outputs = case(seed, source="logits", rows=3, width=5, vocabulary=3, **kwargs)
+    batch, outputs = case(seed, source="logits", rows=4, width=4, vocabulary=3, **kwargs)
     g = torch.Generator().manual_seed(seed)
     student = torch.randn(outputs["logits"].shape, generator=g, dtype=torch.float64)
     return batch, {"logits": outputs["logits"], "draft_logits": student}
@@ -87,7 +89,7 @@ def test_draft(config: Config, sample_mask: str | None) -> None:
         )
 
 
-LENGTHS = [5, 3, 1, 4]
+LENGTHS = [5, 3, 1, 4, 5, 2]
 
 
 def packed(fields: Tensors) -> Tensors:
@@ -109,7 +111,7 @@ def packed(fields: Tensors) -> Tensors:
 def test_sequence_packing(component: Config, sample_mask: str | None) -> None:
     config = {"loss": component} if component else {}
     for counts in (False, True):
-        batch, outputs = case(56, sample_mask=sample_mask, counts=counts, width=5)
+        batch, outputs = case(56, rows=6, sample_mask=sample_mask, counts=counts, width=5)
         joined = packed(batch) | {"input_lengths": torch.tensor(LENGTHS)}
         only = packed({"next_token_logprobs": outputs["next_token_logprobs"]})
         oracle = sequence_packing.sequence_packing

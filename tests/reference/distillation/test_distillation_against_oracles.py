@@ -52,7 +52,7 @@ TAILS: list[Config] = [{"k": k, "kl_type": kl} for k in (1, 2, 5, 64) for kl in 
 def test_value_and_gradient(
     name: str, oracle: Any, config: Config, smooth: bool, sample_mask: str | None, counts: bool
 ) -> None:
-    batch, outputs = extended_case(17, rows=3, sample_mask=sample_mask, counts=counts, width=4, vocabulary=4)
+    batch, outputs = extended_case(17, rows=4, sample_mask=sample_mask, counts=counts, width=4, vocabulary=4)
     assert_agrees(name, oracle, config, batch, outputs, gradient=smooth and sample_mask == "floats" and not counts)
 
 

@@ -50,11 +50,18 @@ def test_hinton_special_cases_and_gradient() -> None:
     assert value_and_gradient("hinton_kd", impossible, student, "logits")[0] == INF
 
 
+def test_hinton_is_promised_to_end_at_nll_where_it_does() -> None:
+    for config, special in (({}, {0.0: "nll"}), ({"temper_hard": True}, {})):
+        assert registry.create("hinton_kd", config).contract.options["alpha"].reduces_to == special
+
+
 def test_cosine_sees_direction_alone() -> None:
     batch, outputs = extended_case(6)
     expected = value_and_gradient("cosine_distill", batch, outputs, "logits")
     scaled = value_and_gradient("cosine_distill", batch, {"logits": 7 * outputs["logits"]}, "logits")
     torch.testing.assert_close(scaled[0], expected[0])
+    louder = batch | {"teacher_logits": 0.1 * batch["teacher_logits"]}
+    torch.testing.assert_close(value_and_gradient("cosine_distill", louder, outputs, "logits"), expected)
     torch.testing.assert_close(
         (expected[1] * outputs["logits"]).sum(-1), torch.zeros(4, 6).double(), rtol=0, atol=1e-15
     )

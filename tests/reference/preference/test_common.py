@@ -58,7 +58,7 @@ def test_unknown_key_is_refused(name: str) -> None:
 
 OUT_OF_RANGE: list[tuple[str, dict[str, Any]]] = [
     *((name, {"beta": 0.0}) for name in NEW_LOSSES if name not in ("slic_hf", "rebel")),
-    ("cdpo", {"label_smoothing": 0.6}),
+    *((name, {"label_smoothing": 0.6}) for name in ("cdpo", "aot", "aot_unpaired", "simpo")),
     ("robust_dpo", {"label_smoothing": 0.5}),
     ("robust_dpo", {"label_smoothing": -0.1}),
     ("exo_pair", {"label_smoothing": 0.0}),
@@ -70,6 +70,7 @@ OUT_OF_RANGE: list[tuple[str, dict[str, Any]]] = [
     ("dpop", {"lambda_": -1.0}),
     ("r_dpo", {"alpha": -0.1}),
     ("cpo", {"alpha": -1.0}),
+    ("cpo", {"loss_type": "squared"}),
     ("cpo", {"label_smoothing": 0.6}),
     ("simpo", {"gamma": -0.5}),
     ("alphapo", {"alpha": math.inf}),

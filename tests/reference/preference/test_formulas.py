@@ -186,10 +186,24 @@ def test_rpo_kl_divergences(y: float, delta: float) -> None:
         assert at("rpo_bwd_kl", delta, 0.0, gap=y)[0] == pytest.approx(smoothed - entropy(sigmoid(-y)))
 
 
+def test_rpo_sq_is_promised_to_be_rebel_where_it_is() -> None:
+    for eta, special in ((1.0, {1.0: "rebel"}), (0.5, {})):
+        assert registry.create("rpo_sq", {"eta": eta}).contract.options["beta"].reduces_to == special
+        far = at("rpo_sq", 2.0, -1.0, {"beta": 1.0, "eta": eta}, gap=0.7)[0]
+        assert (far == pytest.approx(at("rebel", 2.0, -1.0, {"eta": eta}, gap=0.7)[0])) == bool(special)
+
+
 def test_rpo_bwd_kl_of_a_certain_target_is_dpo() -> None:
     got, expected = at("rpo_bwd_kl", 3.0, 0.0, gap=200.0), at("dpo", 3.0, 0.0, {"beta": 0.2})
     assert got[0] == pytest.approx(expected[0])
     torch.testing.assert_close(got[1], expected[1])
+
+
+@pytest.mark.parametrize(("tau", "climbs"), [(0.05, True), (0.07, True), (0.11, False), (1.0, False)])
+def test_discopop_climbs_where_tau_is_small(tau: float, climbs: bool) -> None:
+    config = {"tau": tau, "beta": 0.1}
+    assert (at("discopop", 0.0, 0.0, config)[1][0] > 0) == climbs
+    assert ("wanted_direction" in registry.create("discopop", config).contract.exempt) == climbs
 
 
 def test_discopop_climbs_from_one_branch_to_the_other() -> None:

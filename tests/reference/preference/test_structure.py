@@ -85,8 +85,9 @@ def test_quantiles_weigh_entries() -> None:
 @pytest.mark.parametrize("name", ["aot", "aot_unpaired"])
 def test_one_pair_is_dpo(name: str) -> None:
     batch, outputs = pairs([0.7], [-0.4])
-    expected = value_and_gradient("dpo", batch, outputs, LP)
-    torch.testing.assert_close(value_and_gradient(name, batch, outputs, LP), expected)
+    for config in ({}, {"label_smoothing": 0.3, "beta": 2.0}):
+        got, expected = (value_and_gradient(registry.create(x, config), batch, outputs, LP) for x in (name, "dpo"))
+        torch.testing.assert_close(got, expected)
 
 
 def test_aot_unpaired_does_not_care_who_stands_beside_whom() -> None:

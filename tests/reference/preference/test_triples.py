@@ -36,6 +36,10 @@ def test_other_shapes_of_the_margin(loss_type: str, value: float) -> None:
     ("name", "config", "other", "other_config"),
     [
         ("tpo", {"label_smoothing": 0.2, "beta": 0.3}, "cpo", {"alpha": 0.0, "label_smoothing": 0.2, "beta": 0.3}),
+        *(
+            ("tpo", {"loss_type": t, "beta": 0.3}, "cpo", {"alpha": 0.0, "loss_type": t, "beta": 0.3})
+            for t in ("hinge", "ipo")
+        ),
         ("tpo_l", {"gamma": 0.8, "beta": 0.3}, "simpo", {"gamma": 0.8, "beta": 0.3}),
     ],
 )

@@ -28,7 +28,7 @@ def pair(
     return value.item(), gradient.tolist()
 
 
-@pytest.mark.parametrize("d", [-1e4, -100.0, -89.0, -1.0, 0.0, 2.0, 100.0])
+@pytest.mark.parametrize("d", [-1e4, -100.0, -89.0, -1.0, 0.0, 2.0, 40.0, 100.0])
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_each_has_bradley_terry_as_a_special_case(name: str, d: float) -> None:
     config = {"center_coefficient": 0.0} if name == "bt_centered" else None

@@ -96,6 +96,11 @@ def test_end_points_are_nll() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-14, atol=0)
 
 
+def test_focal_loss_is_promised_to_end_at_nll_where_it_does() -> None:
+    for alpha, special in ((1.0, {0.0: "nll"}), (0.25, {})):
+        assert registry.create("focal_ce", {"alpha": alpha}).contract.options["gamma"].reduces_to == special
+
+
 def test_a_common_factor_of_the_weights() -> None:
     batch, outputs = case(3)
     weights = torch.rand(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1

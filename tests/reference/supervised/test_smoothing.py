@@ -75,6 +75,11 @@ def test_z_loss_by_hand() -> None:
     assert at_logits("z_loss", [math.log(0.5)] * 2)[0] == pytest.approx(0, abs=1e-30)
 
 
+def test_a_z_loss_of_weight_0_is_bound_by_every_law() -> None:
+    assert set(registry.create("z_loss").contract.exempt) == {"logit_shift"}
+    assert not registry.create("z_loss", {"coefficient": 0.0}).contract.exempt
+
+
 @pytest.mark.parametrize("c", [-300.0, 300.0])
 def test_only_the_z_loss_feels_a_shift(c: float) -> None:
     moved = [z + c for z in LOGITS]
