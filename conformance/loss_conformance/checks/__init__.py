@@ -23,6 +23,7 @@ IN_ORDER: Final = (
     "defaults",
     "ranks",
     "symmetry",
+    "pairing",
     "shifts",
     "positivity",
     "rest",

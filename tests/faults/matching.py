@@ -1,0 +1,73 @@
+"""Matching: what belongs to a row, to a class or to an anchor, and is taken for somebody else's."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from loss_reference import Contract, LossFunction
+from tests.faults.fault import FAILED, Fault
+from tests.faults.parts import constant, kept, pair_weights, pairs, row_weights, token_weights
+
+
+class RewardTimesScore(LossFunction):
+    """-R_b times the sum of the row's log-probabilities, the mean over the rows."""
+
+    def terms(self, rewards, scores, n):
+        return (rewards * scores).sum() / n
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        w = row_weights(batch, m)
+        lp = (kept(model_outputs["next_token_logprobs"], m) * m).sum(1)
+        return -self.terms(kept(batch["rewards"].detach(), w) * (w != 0), lp, w.sum().clamp(min=1))
+
+
+class MeanRewardTimesMeanScore(RewardTimesScore):
+    """The means are taken before they are multiplied."""
+
+    def terms(self, rewards, scores, n):
+        return rewards.sum() / n * scores.sum() / n
+
+
+class EachAgainstItsOwn(LossFunction):
+    """Log-sigmoid of the chosen log-ratio over the rejected one of the same pair."""
+
+    def margins(self, chosen, rejected, w):
+        return chosen - rejected, w
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        ratio = kept(model_outputs["next_token_logprobs"], m) - constant(batch, "reference_policy_logprobs", m)
+        margin, weight = self.margins(*pairs(ratio.sum(1)), pair_weights(batch, m))
+        return (F.softplus(-0.2 * margin) * weight).sum() / weight.sum().clamp(min=1)
+
+
+class EachAgainstAll(EachAgainstItsOwn):
+    """The chosen ones keep a trailing axis."""
+
+    def margins(self, chosen, rejected, w):
+        return chosen.unsqueeze(1) - rejected, w.unsqueeze(1) * w
+
+
+FAULTS = (
+    Fault(
+        "X330",
+        "mean of the rewards times the mean of the scores",
+        "",
+        MeanRewardTimesMeanScore,
+        RewardTimesScore,
+        ("symmetry",),
+        Contract(level="sequence", normalizer="local", coupled=False),
+        bare=FAILED,
+    ),
+    Fault(
+        "X331",
+        "every chosen answer against every rejected one",
+        "",
+        EachAgainstAll,
+        EachAgainstItsOwn,
+        ("symmetry",),
+        Contract(family="preference", level="pair", normalizer="local"),
+        bare=FAILED,
+    ),
+)
