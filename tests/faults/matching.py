@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 
 from loss_reference import Contract, LossFunction
-from tests.faults.fault import FAILED, Fault
+from tests.faults.fault import ADVICE, FAILED, Fault
 from tests.faults.parts import constant, kept, pair_weights, pairs, row_weights, token_weights
 
 
@@ -49,6 +49,26 @@ class EachAgainstAll(EachAgainstItsOwn):
         return chosen.unsqueeze(1) - rejected, w.unsqueeze(1) * w
 
 
+class CrossEntropyOfTeacher(LossFunction):
+    """-sum_v p log q, the mean over the trained tokens."""
+
+    def expected(self, p, log_q):
+        return -(p * log_q).sum(-1)
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        p = kept(batch["teacher_logits"][:, :-1].detach(), m).softmax(-1)
+        log_q = kept(model_outputs["logits"][:, :-1], m).log_softmax(-1).clamp(min=-1e4)
+        return (self.expected(p, log_q) * m).sum() / m.sum().clamp(min=1)
+
+
+class MeanOverClasses(CrossEntropyOfTeacher):
+    """mean(-1) where the expectation is a sum."""
+
+    def expected(self, p, log_q):
+        return -(p * log_q).mean(-1)
+
+
 FAULTS = (
     Fault(
         "X330",
@@ -69,5 +89,15 @@ FAULTS = (
         ("symmetry",),
         Contract(family="preference", level="pair", normalizer="local"),
         bare=FAILED,
+    ),
+    Fault(
+        "X332",
+        "the teacher's cross-entropy averaged over the classes",
+        "",
+        MeanOverClasses,
+        CrossEntropyOfTeacher,
+        ("reduction",),
+        Contract(family="distillation", level="token", normalizer="local"),
+        bare=ADVICE,
     ),
 )

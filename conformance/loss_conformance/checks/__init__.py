@@ -24,6 +24,7 @@ IN_ORDER: Final = (
     "ranks",
     "symmetry",
     "pairing",
+    "impossible",
     "shifts",
     "positivity",
     "rest",
