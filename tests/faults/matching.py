@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 
 from loss_reference import Contract, LossFunction
@@ -69,6 +70,18 @@ class MeanOverClasses(CrossEntropyOfTeacher):
         return -(p * log_q).mean(-1)
 
 
+def squared_hinge_of_pairs(output1, output2, label):
+    """Hadsell's loss: d^2 where a pair belongs together (label 0), max(0, 1 - d)^2 where it does not."""
+    d = torch.linalg.vector_norm(output1 - output2, dim=-1)
+    return ((1 - label) * d.square() + label * (1 - d).clamp(min=0).square()).mean()
+
+
+def squared_hinge_of_roots(output1, output2, label):
+    """The distance written out: its square root has no derivative where the two coincide."""
+    d = ((output1 - output2) ** 2).sum(-1) ** 0.5
+    return ((1 - label) * d.square() + label * (1 - d).clamp(min=0).square()).mean()
+
+
 FAULTS = (
     Fault(
         "X330",
@@ -99,5 +112,14 @@ FAULTS = (
         ("reduction",),
         Contract(family="distillation", level="token", normalizer="local"),
         bare=ADVICE,
+    ),
+    Fault(
+        "X333",
+        "square root of the distance of two embeddings that coincide",
+        "",
+        squared_hinge_of_roots,
+        squared_hinge_of_pairs,
+        ("finite",),
+        Contract(family="contrastive", lower_bound=0.0),
     ),
 )
