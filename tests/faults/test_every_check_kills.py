@@ -50,6 +50,8 @@ KILLS = {
     "ranks_in_processes": "X252",
     "batch_permutation": "B147",
     "row_independence": "B151",
+    "pairing": "X330",
+    "impossible_tokens": "X332",
     "logit_shift": "X206",
     "pair_shift": "X208",
     "lower_bound": "X67",

@@ -23,6 +23,8 @@ IN_ORDER: Final = (
     "defaults",
     "ranks",
     "symmetry",
+    "pairing",
+    "impossible",
     "shifts",
     "positivity",
     "rest",
