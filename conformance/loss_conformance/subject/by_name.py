@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.evaluation import LossRaised
-from loss_conformance.subject.declared_slots import declared_slot, vocabulary_argument
+from loss_conformance.subject.declared_slots import agrees_with, declared_again, declared_slot, vocabulary_argument
 from loss_conformance.subject.own_sizes import sized
 from loss_conformance.subject.parameter_names import SIZES, loose_meaning, meaning_of, meanings_of
 from loss_conformance.subject.probabilities import takes_probabilities
@@ -27,7 +27,7 @@ from loss_conformance.subject.signatures import (
 )
 from loss_conformance.subject.torch_losses import slots_of_torch_loss
 from loss_conformance.subject.unfed import list_of_tensors, no_parameters, none_fits, unknown_parameter
-from loss_reference.contract import Contract
+from loss_reference.contract import Contract, Field
 
 __all__ = ["ByNameProtocol"]
 
@@ -90,6 +90,7 @@ def _candidates(loss: Any, contract: Contract) -> Iterator[tuple[str, Schema]]:
     tensors = _tensor_parameters(loss, contract)
     required = [p for p in tensors if p.default is Parameter.empty]
     for offered in (tensors, required) if len(required) < len(tensors) else (tensors,):
+        yield from _as_declared(loss, offered, contract.fields)
         yield from _readings(loss, offered, declared)
     # Last: a function that shifts for itself, fed whole sequences as in a batch of the vocabulary.
     fields = [vocabulary_argument(p.name, optional=p.default is not Parameter.empty) for p in tensors]
@@ -128,6 +129,18 @@ def _readings(loss: Any, offered: list[Parameter], declared: Mapping[str, Slot])
         optional = {p.name for p in offered if p.default is not Parameter.empty}
         chosen = [declared.get(p.name) or slots[p.name] for p in offered]
         yield reading.name, Schema(tuple(replace(slot, optional=slot.name in optional) for slot in chosen))
+
+
+def _as_declared(loss: Any, offered: list[Parameter], declared: Mapping[str, Field]) -> Iterator[tuple[str, Schema]]:
+    """Yield what the names say of everything offered where it agrees with every declared field, and says more than it."""
+    known = {name: meaning for name, meaning in meanings_of(p.name for p in offered).items() if meaning is not None}
+    if not declared.keys() & known.keys() or len(known) < len(offered):
+        return
+    for reading, slots in readings(known, _ignored_label(loss)):
+        chosen = [slots[p.name] for p in offered]
+        if agrees_with(chosen, declared):
+            optional = {p.name for p in offered if p.default is not Parameter.empty}
+            yield f"{reading.name}, as declared", Schema(tuple(declared_again(s, declared, optional) for s in chosen))
 
 
 def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
