@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import torch
 
+from loss_conformance.cases.slot import ARGUMENT
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.report.numbers import number
@@ -18,9 +19,11 @@ PAIR_SCORES = ("chosen_scores", "rejected_scores")
 
 BY_NAME: Final = {
     **dict.fromkeys(("entropy_coef", "entropy_coeff", "entropy_coefficient", "entropy_weight", "ent_coef"), -1),
-    **dict.fromkeys(("margin", "z_weight", "z_loss_weight", "z_loss_coef", "z_loss_multiplier"), +1),
+    **dict.fromkeys(("z_weight", "z_loss_weight", "z_loss_coef", "z_loss_multiplier"), +1),
 }
-"""Settings whose name says which way they act: a bonus for entropy, a margin asked for, a penalty that is a square."""
+"""Settings whose name says which way they act: a bonus for entropy, a penalty that is a square."""
+RANKED: Final = ("negative", "rejected", "rejected_rewards", "policy_rejected_logps")
+"""Arguments that something else is to beat: there a margin is what it is to be beaten by."""
 
 
 @check(
@@ -58,7 +61,9 @@ def declared_direction(trial: Trial) -> None:
 def _directions(trial: Trial) -> dict[str, int]:
     """Return the declared directions, and those that the name of a setting gives away."""
     declared = {name: sign for name, sign in trial.facts.contract.direction.items() if name not in PAIR_SCORES}
-    named = {name: sign for name, sign in BY_NAME.items() if name in trial.bench.subject.settings}
+    ranked = any(slot.place == ARGUMENT and slot.name in RANKED for slot in trial.case.slots())
+    by_name = {**BY_NAME, "margin": +1} if ranked else BY_NAME
+    named = {name: sign for name, sign in by_name.items() if name in trial.bench.subject.settings}
     return {**named, **declared}
 
 
