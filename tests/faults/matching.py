@@ -82,6 +82,20 @@ def squared_hinge_of_roots(output1, output2, label):
     return ((1 - label) * d.square() + label * (1 - d).clamp(min=0).square()).mean()
 
 
+def softmax_of_keys(query, positive_key, negative_keys):
+    """InfoNCE: the positive key against the negative keys of the whole batch."""
+    q, p, n = (F.normalize(x, dim=-1) for x in (query, positive_key, negative_keys))
+    scores = torch.cat(((q * p).sum(-1, keepdim=True), q @ n.T), dim=1) / 0.5
+    return -scores.log_softmax(1)[:, 0].mean()
+
+
+def softmax_of_distances(query, positive_key, negative_keys):
+    """The same with distances put where similarities belong."""
+    q, p, n = (F.normalize(x, dim=-1) for x in (query, positive_key, negative_keys))
+    scores = torch.cat((1 - (q * p).sum(-1, keepdim=True), 1 - q @ n.T), dim=1) / 0.5
+    return -scores.log_softmax(1)[:, 0].mean()
+
+
 FAULTS = (
     Fault(
         "X330",
@@ -120,6 +134,15 @@ FAULTS = (
         squared_hinge_of_roots,
         squared_hinge_of_pairs,
         ("finite",),
+        Contract(family="contrastive", lower_bound=0.0),
+    ),
+    Fault(
+        "X334",
+        "distances in the softmax that wants similarities",
+        "",
+        softmax_of_distances,
+        softmax_of_keys,
+        ("direction",),
         Contract(family="contrastive", lower_bound=0.0),
     ),
 )

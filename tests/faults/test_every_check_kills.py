@@ -61,6 +61,7 @@ KILLS = {
     "wanted_direction": "X61",
     "pulled_to_reference": "B132",
     "clip_side": "X65",
+    "pulls_positives": "X334",
     "on_policy_gradient": "X204",
     "declared_direction": "B133",
     "option_effect": "B155",

@@ -31,6 +31,7 @@ IN_ORDER: Final = (
     "direction",
     "declared_direction",
     "policy_signs",
+    "pulls",
     "on_policy",
     "options",
     "option_end_points",

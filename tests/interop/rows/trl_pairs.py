@@ -121,6 +121,30 @@ ROWS = (
         option={"nll_average": "tokens"},
     ),
     Trl(
+        "cpo",
+        counterpart="CPOTrainer, cpo_alpha=0, label_smoothing=0.2",
+        theirs=partial(pair_trainer, method="CPO", label_smoothing=0.2),
+        config={**HALVES, "alpha": 0.0},
+        option={"label_smoothing": 0.2},
+    ),
+    *(
+        Trl(
+            "cpo",
+            counterpart=f'CPOTrainer, loss_type="{loss_type}", cpo_alpha=1',
+            theirs=partial(pair_trainer, method="CPO", loss_type=loss_type, cpo_alpha=1.0),
+            config={**HALVES, "nll_average": "tokens"},
+            option={"loss_type": loss_type},
+        )
+        for loss_type in ("hinge", "ipo")
+    ),
+    Trl(
+        "simpo",
+        counterpart='CPOTrainer, loss_type="simpo", cpo_alpha=0, label_smoothing=0.2',
+        theirs=partial(pair_trainer, method="CPO", loss_type="simpo", label_smoothing=0.2),
+        config={**HALVES, "gamma": 0.5},
+        option={"label_smoothing": 0.2},
+    ),
+    Trl(
         "simpo",
         counterpart='CPOTrainer, loss_type="simpo", cpo_alpha=0',
         theirs=partial(pair_trainer, method="CPO", loss_type="simpo"),

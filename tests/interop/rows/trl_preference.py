@@ -84,6 +84,16 @@ ROWS = (
     row("sppo_hard", "sppo_hard"),
     row("aot", "aot"),
     row("aot_unpaired", "aot_unpaired"),
+    *(
+        row(
+            name,
+            name,
+            "label_smoothing=0.2",
+            settings={"label_smoothing": 0.2},
+            option={"label_smoothing": 0.2},
+        )
+        for name in ("aot", "aot_unpaired")
+    ),
     row("apo_zero", "apo_zero"),
     row("apo_down", "apo_down"),
     row("discopop", "discopop"),

@@ -12,7 +12,7 @@ from torch import Tensor
 import loss_reference
 from loss_reference import ConfigError, LossFunction, ModelOutputs, registry
 from tests.reference.cases import Tensors, rows_of, value_and_gradient
-from tests.reference.policy_gradient.further import FIELD, NAMES, READS, further_case, source_of
+from tests.reference.policy_gradient.further import CORRECTED, FIELD, NAMES, READS, further_case, source_of
 from tests.reference.test_laws import POISON
 
 COUPLED = ("clip_cov", "kl_cov")
@@ -143,3 +143,18 @@ def test_order_of_the_rows_means_nothing(name: str) -> None:
     got, got_gradient = value_and_gradient(name, *turned, source_of(name))
     torch.testing.assert_close(got, value)
     torch.testing.assert_close(got_gradient, gradient[order])
+
+
+@pytest.mark.parametrize("name", ["rloo", "gpg", "clip_cov", *CORRECTED])
+def test_scales_with_the_advantage_and_vanishes_with_it(name: str) -> None:
+    batch, outputs = further_case(18, sample_mask="floats")
+    config = (
+        {"clip_cov_lb": 1e6, "clip_cov_ub": 1e7} if name == "clip_cov" else {}
+    )  # a covariance has the advantage in it
+    loss = registry.create(name, config)
+    value, gradient = value_and_gradient(loss, batch, outputs, FIELD)
+    for factor in (0.0, 5.0):
+        more = batch | {"advantages": factor * batch["advantages"]}
+        got, got_gradient = value_and_gradient(loss, more, outputs, FIELD)
+        torch.testing.assert_close(got, factor * value)
+        torch.testing.assert_close(got_gradient, factor * gradient)
