@@ -8,6 +8,7 @@ from tests.faults import (
     aggregation,
     anchors,
     axes,
+    blind,
     bounds,
     costs,
     direction,
@@ -53,5 +54,6 @@ MODULES: Final = (
     stability,
     precision,
     ranks,
+    blind,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)
