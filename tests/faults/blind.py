@@ -47,9 +47,8 @@ class LearnedWeight(LossFunction):
 
     def compute_loss(self, batch, model_outputs):
         m = token_weights(batch)
-        some = (m.sum() > 0).to(m.dtype)
-        nll = token_mean(-policy(model_outputs, m), m, batch)
-        return torch.exp(-self.log_variance) * nll + some * self.log_variance
+        terms = torch.exp(-self.log_variance) * -policy(model_outputs, m) + self.log_variance
+        return token_mean(terms, m, batch)
 
 
 class LearnedOutside(LearnedWeight):
@@ -274,7 +273,9 @@ FAULTS = (
         advice=True,
     ),
     Fault("X357", "a live teacher", "", forward_kl, forward_kl_of_constant, ("gradient_flow",), KD, bare=ADVICE),
-    Fault("X358", "the deviation of one answer", "", standardised_by_none, standardised, ("finite",), ANSWERS),
+    Fault(
+        "X358", "the deviation of one answer", "", standardised_by_none, standardised, ("finite",), ANSWERS, bare=ADVICE
+    ),
     Fault("X359", "log-sum-exp over positions", "", with_z_loss_over_positions, with_z_loss, ("masking",), FLATTENED),
     Fault("X360", "entropy held down", "", EntropyPenalty, EntropyBonus, ("direction",), BONUS, bare=ADVICE),
 )

@@ -70,7 +70,8 @@ def _family(kinds: set[str], coupling: Coupling) -> tuple[str | None, str]:
         for rule in rules:
             if rule <= kinds:
                 why = f"it reads {' and '.join(sorted(kind.partition('.')[2] for kind in rule))}"
-                if family == "preference" and coupling is Coupling.NONE and not _UNPAIRED & kinds:
+                of_rows = not any(kind.startswith("pair.") for kind in rule)
+                if family == "preference" and of_rows and coupling is Coupling.NONE and not _UNPAIRED & kinds:
                     return None, ""  # it compares with a reference, and no row with another
                 if family == "supervised" and coupling.paired:
                     return "preference", f"{why}, and compares them in pairs"
