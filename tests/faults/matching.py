@@ -96,6 +96,22 @@ def softmax_of_distances(query, positive_key, negative_keys):
     return -scores.log_softmax(1)[:, 0].mean()
 
 
+def cosines_of_views(z1, z2, margin=0.5):
+    """Views of a row above the margin in cosine, rows of one batch below it."""
+    a, b = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
+    s = a @ b.T
+    n = len(s)
+    return (1 - s.diagonal()).mean() + (s - margin).clamp(min=0).sum() / n**2
+
+
+def cosines_of_features(z1, z2, margin=0.5):
+    """The lengths taken along the batch."""
+    a, b = (z / z.pow(2).sum(0, keepdim=True).clamp(min=1e-12).sqrt() for z in (z1, z2))
+    s = a @ b.T
+    n = len(s)
+    return (1 - s.diagonal()).mean() + (s - margin).clamp(min=0).sum() / n**2
+
+
 FAULTS = (
     Fault(
         "X330",
@@ -144,5 +160,16 @@ FAULTS = (
         softmax_of_keys,
         ("direction",),
         Contract(family="contrastive", lower_bound=0.0),
+    ),
+    Fault(
+        "X335",
+        "embeddings divided by the lengths of features over the batch",
+        "",
+        cosines_of_features,
+        cosines_of_views,
+        ("symmetry",),
+        Contract(family="contrastive", coupled=True),
+        bare=ADVICE,
+        advice=True,
     ),
 )

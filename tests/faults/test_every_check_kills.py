@@ -55,6 +55,7 @@ KILLS = {
     "batch_permutation": "B147",
     "row_independence": "B151",
     "pairing": "X330",
+    "rotation": "X335",
     "impossible_tokens": "X332",
     "logit_shift": "X206",
     "pair_shift": "X208",

@@ -24,6 +24,7 @@ IN_ORDER: Final = (
     "ranks",
     "symmetry",
     "pairing",
+    "rotation",
     "impossible",
     "shifts",
     "positivity",
