@@ -6,7 +6,8 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import ORDINARY
-from loss_conformance.checks.goals import has_goal, pair_slopes, pushes
+from loss_conformance.cases.transform import other_content
+from loss_conformance.checks.goals import goals_beside, has_goal, pair_slopes, pushes
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
@@ -42,6 +43,8 @@ def wanted_direction(trial: Trial) -> None:
     ]
     if sum(everywhere) <= 0:
         return
+    if not _goals_are_read(trial):
+        raise NotExercised("it does not look at what it is given as its goal")
     family = trial.facts.contract.family
     # Of one flipped sign throughout: decisive, unless nothing but a name says what is wanted.
     flipped = all(x > 0 for x in everywhere) and family is not None
@@ -112,6 +115,15 @@ def _learned(case: Case) -> Case:
     if of_rejected is not None and of_rejected.key in case.tensors:
         changed[of_rejected.key] = case.tensor(rejected).clone()
     return case.with_tensors(changed)
+
+
+def _goals_are_read(trial: Trial) -> bool:
+    """Return whether labels and targets, where they are the goal, change anything: some are there for the interface alone."""
+    goals = goals_beside(trial.case)
+    if not goals:
+        return True
+    other = {slot.key: other_content(slot, trial.case.tensor(slot)) for slot in goals}
+    return any(trial.moves(trial.finite_base, trial.evaluate(trial.case.with_tensors(other))))
 
 
 def _slopes(trial: Trial, case: Case, base: Evaluation) -> list[float]:

@@ -13,7 +13,7 @@ from loss_conformance.cases.slot import Slot
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.facts.facts import Facts
 
-__all__ = ["has_goal", "pair_slopes", "pushes"]
+__all__ = ["goals_beside", "has_goal", "pair_slopes", "pushes"]
 
 RULED: Final = ("supervised", "preference", "policy_gradient", "value", "reward")
 """Families in which what was sampled has one wanted direction."""
@@ -32,6 +32,12 @@ def has_goal(facts: Facts, case: Case) -> bool:
         slot.kind in _OF_PAIRS or _labels_of(case, slot) is not None or _target_of(case, slot) is not None
         for slot in case.slots()
     )
+
+
+def goals_beside(case: Case) -> list[Slot]:
+    """Return the labels and targets that stand beside what is trained."""
+    found = (_labels_of(case, slot) or _target_of(case, slot) for slot in case.slots())
+    return [slot for slot in found if slot is not None]
 
 
 def pushes(facts: Facts, case: Case, base: Evaluation) -> Iterator[tuple[Slot, Tensor]]:
