@@ -17,7 +17,7 @@ CASES: Final = 2
 
 @check(
     group="options",
-    statement="Every real-valued constant the loss reads changes its value or gradient on some batch.",
+    statement="Every real-valued constant the loss reads changes its gradient on some batch.",
     over=("typical",),
     severity=Severity.ADVICE,
     why="A reference, teacher or old policy that is read and has no effect was meant to have one.",
@@ -30,15 +30,25 @@ def input_effect(trial: Trial) -> None:
     if not constants:
         raise NotExercised("it reads no real-valued constant")
     for slot in constants:
-        if not _matters(trial, slot):
-            raise Broken(f"{slot.key} is read and changes nothing", f"an L that depends on {slot.key}")
+        value_moves, gradient_moves = _moves(trial, slot)
+        if gradient_moves:
+            continue
+        if value_moves:
+            raise Broken(
+                f"{slot.key} changes the value of L and no gradient at all",
+                f"a gradient that depends on {slot.key}",
+                cause="it is added to the loss, or cancels against what it is compared with: it trains nothing.",
+            )
+        raise Broken(f"{slot.key} is read and changes nothing", f"an L that depends on {slot.key}")
 
 
 def _is_real_constant(slot: Slot) -> bool:
     return slot.movable and not slot.trainable
 
 
-def _matters(trial: Trial, slot: Slot) -> bool:
+def _moves(trial: Trial, slot: Slot) -> tuple[bool, bool]:
+    """Return whether value and gradients follow this input on some batch."""
+    value_moves = False
     for case, base in trial.bench.cases_of(("off_policy", "typical", "full"), CASES):
         if slot.key in case.tensors:
             tensor = case.tensor(slot)
@@ -46,6 +56,8 @@ def _matters(trial: Trial, slot: Slot) -> bool:
             step = 0.05 * (1.0 + torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape))
             # A ranking or a threshold does not feel a small step, but the opposite order.
             for other in (tensor - step, tensor.amax() + tensor.amin() - tensor):
-                if any(trial.moves(base, trial.evaluate(case.with_tensors({slot.key: other})))):
-                    return True
-    return False
+                of_value, of_gradient = trial.moves(base, trial.evaluate(case.with_tensors({slot.key: other})))
+                value_moves = value_moves or of_value
+                if of_gradient:
+                    return True, True
+    return value_moves, False
