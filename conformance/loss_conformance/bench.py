@@ -61,7 +61,8 @@ class Bench:
         self._example = example
         self._sources = contract_sources(subject)
         # What calling the loss itself depends on is never inferred, so it is settled before anything is measured.
-        contract = gather(self._sources, self._output()).contract
+        self._settled = {**self._output(), **self._random_numbers()}
+        contract = gather(self._sources, self._settled).contract
         self.caller = Caller(subject, contract, seed)
         self._keeps = example is None and self.caller.keeps_something(self._probe())
         if (self._keeps or contract.stateful) and untouched is not None:
@@ -78,7 +79,7 @@ class Bench:
     def facts(self) -> Facts:
         """Every contract fact, and where it comes from."""
         inferred = infer(self.routes[0], gather(self._sources, {}), self.coupling)
-        return gather(self._sources, {**inferred, **self._output(), **self._state()})
+        return gather(self._sources, {**inferred, **self._settled, **self._state()})
 
     def _probe(self) -> Case:
         return build(self.routes[0], PROBE).cast(torch.float32)
@@ -88,6 +89,23 @@ class Bench:
         if not self._keeps or self.caller.keeps_something(self._probe(), evaluating=True):
             return {}
         return {"stateful": (True, "a call changes what it keeps, and in evaluation it does not")}
+
+    def _random_numbers(self) -> dict[str, tuple[Any, str]]:
+        """Return that a foreign loss draws random numbers, when its value follows those of torch."""
+        protocol = self.subject.protocol
+        if not protocol.foreign or self._example is not None or gather(self._sources, {}).promised("stochastic"):
+            return {}
+        loss, case = _before_any_call(self.subject.loss), self._probe()
+        values: list[Tensor] = []
+        try:
+            for seed in (0, 0, 1, 2):
+                with random_numbers_from(seed):
+                    values.append(result_of(protocol.call(copy_of(loss), case))[0].detach())
+            if not torch.equal(values[0], values[1]) or all(torch.equal(values[0], other) for other in values[2:]):
+                return {}
+        except Exception:
+            return {}
+        return {"stochastic": (True, "measured: its value follows torch's random numbers")}
 
     def _output(self) -> dict[str, tuple[Any, str]]:
         """Return that a foreign loss gives one value per term, when that is what its first call gave."""

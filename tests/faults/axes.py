@@ -218,7 +218,7 @@ FAULTS = (
         ColumnAgainstColumn,
         ("symmetry",),
         Contract(level="sequence", normalizer="local", coupled=False),
-        bare=ADVICE,
+        bare=FAILED,
     ),
     Fault(
         "X69",

@@ -154,9 +154,9 @@ FAULTS = (
         "haitongli/knowledge-distillation-pytorch#2",
         KlOverClasses,
         KlOfTokens,
-        ("baseline",),
+        ("baseline", "reduction"),
         Contract(family="distillation", baseline="forward_kl"),
-        bare=UNSEEN,
+        bare=ADVICE,
     ),
     Fault("X67", "the negative of the divergence", "", KlRolesExchanged, KlOfTokens, ("positivity",), KD),
     Fault(

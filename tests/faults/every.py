@@ -8,6 +8,7 @@ from tests.faults import (
     aggregation,
     anchors,
     axes,
+    blind,
     bounds,
     costs,
     direction,
@@ -17,6 +18,7 @@ from tests.faults import (
     interface,
     masked_terms,
     masking,
+    matching,
     metrics,
     options,
     precision,
@@ -44,6 +46,7 @@ MODULES: Final = (
     bounds,
     direction,
     anchors,
+    matching,
     options,
     process,
     metrics,
@@ -51,5 +54,6 @@ MODULES: Final = (
     stability,
     precision,
     ranks,
+    blind,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

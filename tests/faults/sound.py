@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from loss_reference import LossFunction
+from tests.faults.sound_by_name import BY_NAME
 from tests.faults.sound_policy import POLICY
 
 
@@ -203,6 +204,7 @@ class Unlikelihood(LossFunction):
 
 SOUND = (
     *POLICY,
+    *BY_NAME,
     ZLoss,
     FocalLoss,
     LabelSmoothing,

@@ -147,6 +147,11 @@ class World:
             rows = one.expand(rows.shape).clone()
         return rows * spread
 
+    def coinciding(self, *shape: int) -> Tensor:
+        """Return the same embeddings to all that ask for this shape, now and then one for all rows: every distance is 0."""
+        rows = self.grids.setdefault(f"coinciding {shape}", self.normal(*shape))
+        return rows[:1].expand(shape).clone() if self.plan.seed % 2 else rows.clone()
+
     def pairs(self) -> Tensor:
         """[N, 2] indices of two different rows."""
         first = self.integers(self.rows, self.plan.terms)
@@ -247,6 +252,8 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
     shape = [world.size(letter) for letter in slot.shape]
     if slot.role == "pairs":
         return world.integers(world.rows, *shape)
+    if slot.role == "embeddings" and world.plan.regime == "ties":
+        return world.coinciding(*shape)
     spread = 1.0 if world.plan.regime != "saturated" else 25.0
     x = world.normal(*shape) * spread
     if slot.signs:

@@ -102,18 +102,21 @@ def unknown_token(trial: Trial) -> None:
     if not len(places):
         raise NotExercised("no token is trained on")
     place = tuple(int(i) for i in places[-1])
+    vocabulary = trial.case.tensor(logits).shape[-1]
+    another = trial.case.tensor(ids).clone()
+    another[place] = (another[place] + 1) % vocabulary
+    if bool(trial.evaluate(trial.case.with_tensors({ids.key: another})).value == trial.base.value):
+        raise NotExercised("its value does not depend on which token it is")
     wrong = trial.case.tensor(ids).clone()
-    wrong[place] = trial.case.tensor(logits).shape[-1] + OFF_VOCABULARY
+    wrong[place] = vocabulary + OFF_VOCABULARY
     try:
         got = trial.evaluate(trial.case.with_tensors({ids.key: wrong}))
     except (LossRaised, Malformed):
         return
-    if ids.optional and bool(got.value == trial.base.value):
-        raise NotExercised("it makes no use of the token ids with these settings")
     raise Broken(
         f"L = {number(got.value)}",
         "an error",
-        changed=f"{ids.key}[{','.join(map(str, place))}] = {int(wrong[place])}, of {trial.case.tensor(logits).shape[-1]} tokens",
+        changed=f"{ids.key}[{','.join(map(str, place))}] = {int(wrong[place])}, of {vocabulary} tokens",
     )
 
 

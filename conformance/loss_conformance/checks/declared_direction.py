@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 
+from loss_conformance.cases.slot import ARGUMENT
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.report.numbers import number
@@ -16,6 +17,14 @@ __all__ = ["declared_direction"]
 # Not inputs or options of their own: the scores of a pair, judged by wanted_direction.
 PAIR_SCORES = ("chosen_scores", "rejected_scores")
 
+BY_NAME: Final = {
+    **dict.fromkeys(("entropy_coef", "entropy_coeff", "entropy_coefficient", "entropy_weight", "ent_coef"), -1),
+    **dict.fromkeys(("z_weight", "z_loss_weight", "z_loss_coef", "z_loss_multiplier"), +1),
+}
+"""Settings whose name says which way they act: a bonus for entropy, a penalty that is a square."""
+RANKED: Final = ("negative", "rejected", "rejected_rewards", "policy_rejected_logps")
+"""Arguments that something else is to beat: there a margin is what it is to be beaten by."""
+
 
 @check(
     group="direction",
@@ -25,15 +34,11 @@ PAIR_SCORES = ("chosen_scores", "rejected_scores")
     cause="a penalty subtracted instead of added, or a bonus added instead of subtracted.",
     fix="Check the sign of the term against the paper.",
     seen_in="pytorch/rl@96c300322",
-    applies=lambda trial: (
-        None
-        if any(name not in PAIR_SCORES for name in trial.facts.contract.direction)
-        else "no direction of a field or option is declared"
-    ),
+    applies=lambda trial: None if _directions(trial) else "no direction of a field or option is declared",
 )
 def declared_direction(trial: Trial) -> None:
     tried = False
-    for name, sign in trial.facts.contract.direction.items():
+    for name, sign in _directions(trial).items():
         higher = _raised(trial, name)
         if higher is None:
             continue
@@ -42,9 +47,24 @@ def declared_direction(trial: Trial) -> None:
         moved = sign * float(higher.value - base.value)
         if moved < -trial.value_tolerance(base).bound - trial.value_tolerance(higher).bound:
             wanted = "a higher L" if sign > 0 else "a lower L"
-            raise Broken(f"{number(higher.value)}, from {number(base.value)}", wanted, changed=f"{name} raised")
+            raise Broken(
+                f"{number(higher.value)}, from {number(base.value)}",
+                wanted,
+                changed=f"{name} raised",
+                guessed=name not in trial.facts.contract.direction,
+                declare=f"Contract(direction={{{name!r}: ...}})",
+            )
     if not tried:
         raise NotExercised("none of the declared names is an input or a number it is constructed with")
+
+
+def _directions(trial: Trial) -> dict[str, int]:
+    """Return the declared directions, and those that the name of a setting gives away."""
+    declared = {name: sign for name, sign in trial.facts.contract.direction.items() if name not in PAIR_SCORES}
+    ranked = any(slot.place == ARGUMENT and slot.name in RANKED for slot in trial.case.slots())
+    by_name = {**BY_NAME, "margin": +1} if ranked else BY_NAME
+    named = {name: sign for name, sign in by_name.items() if name in trial.bench.subject.settings}
+    return {**named, **declared}
 
 
 def _raised(trial: Trial, name: str) -> Evaluation | None:

@@ -90,10 +90,17 @@ def inputs_untouched(trial: Trial) -> None:
     cause="state updated in forward, a memory bank filled on evaluation calls, or a hidden random draw.",
     fix="Keep state out of compute_loss or declare Contract(stateful=True); pass random numbers in or declare stochastic=True.",
     seen_in="lightly-ai/lightly@78d66c01",
-    applies=unless("stateful", "stochastic"),
+    applies=lambda trial: unless("stateful")(trial) or _random_by_contract(trial),
     own_batch=True,
 )
 def repeatable(trial: Trial) -> None:
+    if trial.facts.contract.stochastic:
+        raise Broken(
+            "another value from other random numbers",
+            "the same value twice",
+            declare="Contract(stochastic=True)",
+            guessed=True,
+        )
     loss = trial.bench.caller.own_copy(trial.case)
     first = trial.evaluate(trial.case, loss=loss, same_object=True)
     with torch.no_grad():
@@ -182,6 +189,10 @@ def copies(trial: Trial) -> None:
             raise Broken(f"{way} raised {type(error).__name__}: {error}", "a copy", guessed=True) from None
         got = trial.evaluate(trial.case, loss=other)
         trial.require_same(got, wanted, changed=f"the loss replaced by its {way} copy")
+
+
+def _random_by_contract(trial: Trial) -> str | None:
+    return unless("stochastic")(trial) if trial.facts.promised("stochastic") else None
 
 
 def _pickled(loss: object) -> object:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from loss_conformance.cases.slot import Slot
 from loss_conformance.cases.transform import scramble
+from loss_conformance.checks.context import looks_back
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -39,7 +40,11 @@ def mask_value(trial: Trial) -> None:
         changed = scramble(trial.case, slot, None)
         got = trial.evaluate(changed)
         # A blatant leak is told in terms of the value; an exact zero must also hold for the gradient.
-        trial.require_same(got, base, _change(slot, trial.case.tensor(slot), changed.tensor(slot)), cause=cause)
+        try:
+            trial.require_same(got, base, _change(slot, trial.case.tensor(slot), changed.tensor(slot)), cause=cause)
+        except Broken as broken:
+            broken.guessed = broken.guessed or looks_back(trial, slot, base)
+            raise
 
 
 @check(

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.token_grid import of_tokens, policy_logprobs
+from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["clip_side", "pulled_to_reference"]
+__all__ = ["clip_side", "drift_is_corrected", "pulled_to_reference"]
 
 FEWEST_TOKENS = 4
+DRIFT = 0.5
+"""By how much a log-probability has moved the wrong way: beyond every usual clip, and short of a second one."""
+NEAREST_DUAL_CLIP = math.log(2.0)
+"""The smallest log-ratio at which a second clip may stop a token of negative advantage; 3 is usual for the ratio."""
 
 
 def _needs(trial: Trial, kind: str) -> str | None:
@@ -62,22 +72,84 @@ def pulled_to_reference(trial: Trial) -> None:
 def clip_side(trial: Trial) -> None:
     wrong = right = 0
     for case, base in trial.bench.cases_of(("off_policy",), 6):
-        advantages = case.schema.find("batch.advantages")
-        if (
-            advantages is None
-            or advantages.token_axis is None
-            or not case.schema.find("model_outputs.next_token_logprobs")
-        ):
-            continue
-        gradient, moved = _paired_tokens(case, base, "batch.prev_logprobs")
-        a = _at_active(case, case.tensor(advantages), advantages.shift)
-        stopped = (gradient == 0) & (a != 0)
+        stopped, moved, a = _stopped_tokens(case, base)
         overshot = torch.sign(moved) == torch.sign(a)
         right, wrong = right + int((stopped & overshot).sum()), wrong + int((stopped & ~overshot).sum())
     if right + wrong < FEWEST_TOKENS:
         raise NotExercised("too few tokens are clipped to tell")
     if right == 0:
         raise Broken(f"all {wrong} tokens that get no gradient still have to be corrected", "those that overshot")
+
+
+@check(
+    group="direction",
+    statement="A token whose term counts and that has moved against its advantage gets a gradient that brings it back.",
+    over=("off_policy",),
+    why="A clamped ratio alone is no pessimistic bound: what has drifted the wrong way stays there, at full loss.",
+    cause="the ratio, or its logarithm, clamped without the minimum over both surrogates; a clamp that is not detached.",
+    fix="loss = max(-A * ratio, -A * clip(ratio)), or a detached weight times the log-probability.",
+    applies=lambda trial: unless("coupled")(trial) or _needs(trial, "batch.prev_logprobs"),
+)
+def drift_is_corrected(trial: Trial) -> None:
+    stuck = tried = 0
+    for case, base in _of_single_tokens(trial):
+        stopped, moved, a = _stopped_tokens(case, base)
+        # A second bound on the ratio, far above 1, may stop a token of negative advantage: dual clipping.
+        against = (torch.sign(moved) == -torch.sign(a)) & ((a > 0) | (moved < NEAREST_DUAL_CLIP))
+        tried += int(against.sum())
+        # Where their advantage is not felt they are left out altogether, which masks do on purpose.
+        if bool((stopped & against).any()) and _feels(trial, case, base, stopped & against):
+            stuck += int((stopped & against).sum())
+    if tried < FEWEST_TOKENS:
+        raise NotExercised("too few tokens have moved against their advantage to tell")
+    if stuck:
+        declared = trial.facts.origin.get("family") == "declared"
+        raise Broken(
+            f"{stuck} of {tried} tokens that moved against their advantage count in L and get no gradient",
+            "a gradient at each of them",
+            guessed=not declared,
+            declare="" if declared else "Contract(family=...)",
+        )
+
+
+def _of_single_tokens(trial: Trial) -> Iterator[tuple[Case, Evaluation]]:
+    """Yield cases with one trained token per row, moved against its advantage: there an answer's ratio is its token's."""
+    route = trial.bench.route_of(trial.case)
+    for plan in trial.bench.pool["off_policy"]:
+        case = trial.bench.case(replace(plan, tokens=2, mask="full"), route)
+        own, old, advantages = policy_logprobs(case), case.schema.find("batch.prev_logprobs"), _advantages(case)
+        if own is None or old is None or advantages is None or old.token_axis is None:
+            return
+        before = (own + DRIFT * torch.sign(advantages)).clamp(max=0.0)
+        case = case.with_tensors({old.key: before[:, old.shift : old.shift + case.tensor(old).shape[1]]})
+        yield case, trial.evaluate(case)
+
+
+def _advantages(case: Case) -> Tensor | None:
+    slot = case.schema.find("batch.advantages")
+    return None if slot is None else of_tokens(case, slot, case.tensor(slot))
+
+
+def _feels(trial: Trial, case: Case, base: Evaluation, tokens: Tensor) -> bool:
+    """Return whether the value changes with the advantage of these trained tokens."""
+    advantages = case.schema.find("batch.advantages")
+    if advantages is None:
+        return False
+    larger = case.tensor(advantages).clone()
+    where = (case.trained & (case.rows != 0)[:, None])[:, advantages.shift : advantages.shift + larger.shape[1]]
+    larger[where] = torch.where(tokens, 2 * larger[where], larger[where])
+    return trial.moves(base, trial.evaluate(case.with_tensors({advantages.key: larger})))[0]
+
+
+def _stopped_tokens(case: Case, base: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, per trained token: whether it gets no gradient, its log-ratio, its advantage."""
+    policy, advantages = case.schema.find("model_outputs.next_token_logprobs"), case.schema.find("batch.advantages")
+    if policy is None or advantages is None or advantages.token_axis is None:
+        none = torch.zeros(0)
+        return none.bool(), none, none
+    gradient, moved = _paired_tokens(case, base, "batch.prev_logprobs")
+    a = _at_active(case, case.tensor(advantages), advantages.shift)
+    return (gradient == 0) & (a != 0), moved, a
 
 
 def _paired_tokens(case: Case, base: Evaluation, kind: str) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.autograd.variable import Variable, VariableMeta
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["SIMULATED", "DeviceMixed", "OnDevice", "SimulatedDevice"]
@@ -22,9 +23,11 @@ _MAY_MIX: Final = {
     Tensor.__setitem__,
     Tensor.copy_,
     Tensor.type_as,
+    torch._has_compatible_shallow_copy_type,
 }
 _READ_BY_NUMPY: Final[set[Any]] = {Tensor.numpy, Tensor.__array__}
 _COPIES: Final = {torch.tensor, torch.as_tensor, torch.asarray}
+_READS_THE_DEVICE: Final[set[Any]] = {torch._C._nn._parse_to, torch.device}
 
 
 class DeviceMixed(RuntimeError):
@@ -40,6 +43,11 @@ class OnDevice(Tensor):
         return SIMULATED
 
     @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        """As on the accelerator most code is written for: ``"cuda" if x.is_cuda else "cpu"`` names where ``x`` is."""
+        return True
+
+    @property
     def is_cpu(self) -> bool:  # type: ignore[override]
         """Never."""
         return False
@@ -53,6 +61,8 @@ class OnDevice(Tensor):
             raise DeviceMixed("numpy was given a device tensor; call .cpu() first")
         if func not in _MAY_MIX and _name(func) not in ("to", "cpu", "__get__", "__set__"):
             _refuse_cpu_tensors(func, [*args, *kwargs.values()])
+        if func is Tensor.cuda:
+            return args[0]
         if func is Tensor.cpu or _moves_to_cpu(func, args, kwargs):
             return args[0].as_subclass(Tensor)
         args, kwargs = _without_device(args), {key: _on_cpu(value) for key, value in kwargs.items()}
@@ -62,12 +72,28 @@ class OnDevice(Tensor):
 class SimulatedDevice(TorchFunctionMode):
     """While active, factories called with ``device=`` the simulated one give tensors on it."""
 
+    def __enter__(self) -> SimulatedDevice:
+        # What a module moves here is another class of tensor, which writing into the old one would lose.
+        self._overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        # Its constructor is no function a mode gets to see, and forgets the class of what it wraps.
+        VariableMeta.__call__ = _variable  # type: ignore[assignment, method-assign]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        del VariableMeta.__call__
+        torch.__future__.set_overwrite_module_params_on_conversion(self._overwrites)
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if func is Tensor.cuda:
+            return args[0].as_subclass(OnDevice)
         asked = [value for value in (*args, *kwargs.values()) if _is_simulated(value)]
         if func in _COPIES and isinstance(args[0], OnDevice) and "device" not in kwargs:
             return func(*args, **kwargs).as_subclass(OnDevice)
-        if not asked or any(isinstance(value, OnDevice) for value in args):
+        if not asked or func in _READS_THE_DEVICE or any(isinstance(value, OnDevice) for value in args):
             return func(*args, **kwargs)
         result = func(*_without_device(args), **{key: _on_cpu(value) for key, value in kwargs.items()})
         return result.as_subclass(OnDevice) if isinstance(result, Tensor) else result
@@ -75,6 +101,13 @@ class SimulatedDevice(TorchFunctionMode):
     def put(self, tensor: Tensor) -> Tensor:
         """Return ``tensor`` as a tensor on this device; it stays part of the same graph."""
         return tensor.as_subclass(OnDevice)
+
+
+def _variable(cls: type[Variable], *args: Any, **kwargs: Any) -> Any:
+    """Wrap a tensor as old code does, ``torch.autograd.Variable(x)``: what is wrapped stays where it is."""
+    made = type.__call__(cls, *args, **kwargs)
+    wrapped = args[0] if args else kwargs.get("data")
+    return made.as_subclass(OnDevice) if isinstance(wrapped, OnDevice) else made
 
 
 def _refuse_cpu_tensors(func: Callable[..., Any], given: list[Any]) -> None:
@@ -105,9 +138,10 @@ def _on_cpu(value: Any) -> Any:
 
 
 def _is_simulated(value: Any) -> bool:
+    names = (SIMULATED.type, "cuda")
     if isinstance(value, torch.device):
-        return value.type == SIMULATED.type
-    return isinstance(value, str) and value.startswith(SIMULATED.type)
+        return value.type in names
+    return isinstance(value, str) and value.split(":")[0] in names
 
 
 def _name(func: Callable[..., Any]) -> str:

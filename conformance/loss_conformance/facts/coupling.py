@@ -48,9 +48,13 @@ def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> 
     """Return how rows hang together, judged on one ordinary batch of six rows."""
     if not any(slot.row_axis == 0 for slot in schema.slots) or any(slot.role == "pairs" for slot in schema.slots):
         return Coupling.UNKNOWN
-    try:
-        moved = _influence(build(schema, EVEN), evaluate)
-    except (LossRaised, Malformed):
+    for precision in (torch.float64, torch.float32):  # some take nothing wider than float32
+        try:
+            moved = _influence(build(schema, EVEN).cast(precision), evaluate)
+            break
+        except (LossRaised, Malformed):
+            continue
+    else:
         return Coupling.UNKNOWN
     position = torch.arange(ROWS)
     same_row = position[:, None] == position
@@ -59,10 +63,10 @@ def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> 
     if bool((moved & ~same_row).any()) and not bool((moved & ~across_halves).any()):
         return Coupling.HALVES
     if bool((moved & ~same_pair).any()):
-        return Coupling.PAIRED_ROWS if _refuses_odd_rows(schema, evaluate) else Coupling.ROWS
+        return Coupling.PAIRED_ROWS if _refuses_odd_rows(schema, evaluate, precision) else Coupling.ROWS
     if bool((moved & ~same_row).any()):
         return Coupling.PAIRS
-    return Coupling.PAIRS if _refuses_odd_rows(schema, evaluate) else Coupling.NONE
+    return Coupling.PAIRS if _refuses_odd_rows(schema, evaluate, precision) else Coupling.NONE
 
 
 def _influence(case: Case, evaluate: Callable[[Case], Evaluation]) -> Tensor:
@@ -86,9 +90,9 @@ def _influence(case: Case, evaluate: Callable[[Case], Evaluation]) -> Tensor:
     return moved
 
 
-def _refuses_odd_rows(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> bool:
+def _refuses_odd_rows(schema: Schema, evaluate: Callable[[Case], Evaluation], precision: torch.dtype) -> bool:
     try:
-        evaluate(build(schema, ODD))
+        evaluate(build(schema, ODD).cast(precision))
     except (LossRaised, Malformed):
         return True
     return False

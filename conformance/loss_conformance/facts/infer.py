@@ -56,8 +56,12 @@ def infer(schema: Schema, known: Facts, coupling: Coupling = Coupling.UNKNOWN) -
         facts["level"] = ("pair", f"a {family} loss without labels compares pairs")
     if family in _NON_NEGATIVE:
         facts["lower_bound"] = (0.0, f"{family} losses are usually at least 0")
-    if family == "contrastive":
+    if family == "contrastive" and coupling is Coupling.UNKNOWN:
         facts["coupled"] = (True, "a contrastive term compares rows")
+    elif family == "contrastive" and coupling.across:
+        facts["coupled"] = (True, f"measured: {coupling}")
+    elif coupling.across and any(slot.role == "embeddings" and slot.trainable for slot in schema.slots):
+        facts["coupled"] = (True, f"it compares embeddings; measured: {coupling}")
     return facts
 
 
@@ -66,6 +70,9 @@ def _family(kinds: set[str], coupling: Coupling) -> tuple[str | None, str]:
         for rule in rules:
             if rule <= kinds:
                 why = f"it reads {' and '.join(sorted(kind.partition('.')[2] for kind in rule))}"
+                of_rows = not any(kind.startswith("pair.") for kind in rule)
+                if family == "preference" and of_rows and coupling is Coupling.NONE and not _UNPAIRED & kinds:
+                    return None, ""  # it compares with a reference, and no row with another
                 if family == "supervised" and coupling.paired:
                     return "preference", f"{why}, and compares them in pairs"
                 return family, why

@@ -10,16 +10,24 @@ from typing import Any, ClassVar, Final
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
-from loss_conformance.subject.declared_slots import declared_slot, vocabulary_argument
+from loss_conformance.evaluation import LossRaised
+from loss_conformance.subject.declared_slots import agrees_with, declared_again, declared_slot, vocabulary_argument
 from loss_conformance.subject.own_sizes import sized
-from loss_conformance.subject.parameter_names import SIZES, meaning_of, meanings_of
+from loss_conformance.subject.parameter_names import SIZES, loose_meaning, meaning_of, meanings_of
+from loss_conformance.subject.probabilities import takes_probabilities
 from loss_conformance.subject.probe import PLAN, Fit, Probe, probe, spare
 from loss_conformance.subject.protocol import CallingProtocol
 from loss_conformance.subject.readings import readings
-from loss_conformance.subject.signatures import VARIADIC, parameters_of, required_parameters
+from loss_conformance.subject.signatures import (
+    VARIADIC,
+    annotation_of,
+    is_list_of_tensors,
+    parameters_of,
+    required_parameters,
+)
 from loss_conformance.subject.torch_losses import slots_of_torch_loss
-from loss_conformance.subject.unfed import no_parameters, none_fits, unknown_parameter
-from loss_reference.contract import Contract
+from loss_conformance.subject.unfed import list_of_tensors, no_parameters, none_fits, unknown_parameter
+from loss_reference.contract import Contract, Field
 
 __all__ = ["ByNameProtocol"]
 
@@ -40,13 +48,18 @@ class ByNameProtocol(CallingProtocol):
         for name, schema in _sized_candidates(loss, contract):
             schema = _without_refused_label(self.call, copy, schema)
             outcome = probe(self.call, copy, schema)
-            tried.append((name, outcome))
-            if best is None or outcome.fit > best[1].fit:
-                best = schema, outcome
             # Once more in other sizes: the first may have fitted by accident, such as S classes where V are meant.
-            if outcome.fit is Fit.GOOD and probe(self.call, spare(loss), schema, _OTHER_SIZES).fit is Fit.GOOD:
+            again = probe(self.call, spare(loss), schema, _OTHER_SIZES) if outcome.fit is Fit.GOOD else outcome
+            if again.fit is Fit.RAISED and not _declined(again):
+                outcome = again
+            if outcome.fit is Fit.GOOD and takes_probabilities(self.call, loss, schema):
+                outcome = replace(outcome, fit=Fit.BROKEN)
+            tried.append((name, outcome))
+            if outcome.fit is Fit.GOOD and again.fit is Fit.GOOD:
                 best = schema, outcome
                 break
+            if best is None or outcome.fit > best[1].fit:
+                best = schema, outcome
         if best is None or best[1].fit is Fit.RAISED:
             raise none_fits(required_parameters(loss), tried)
         schema, outcome = best
@@ -77,6 +90,7 @@ def _candidates(loss: Any, contract: Contract) -> Iterator[tuple[str, Schema]]:
     tensors = _tensor_parameters(loss, contract)
     required = [p for p in tensors if p.default is Parameter.empty]
     for offered in (tensors, required) if len(required) < len(tensors) else (tensors,):
+        yield from _as_declared(loss, offered, contract.fields)
         yield from _readings(loss, offered, declared)
     # Last: a function that shifts for itself, fed whole sequences as in a batch of the vocabulary.
     fields = [vocabulary_argument(p.name, optional=p.default is not Parameter.empty) for p in tensors]
@@ -117,11 +131,23 @@ def _readings(loss: Any, offered: list[Parameter], declared: Mapping[str, Slot])
         yield reading.name, Schema(tuple(replace(slot, optional=slot.name in optional) for slot in chosen))
 
 
+def _as_declared(loss: Any, offered: list[Parameter], declared: Mapping[str, Field]) -> Iterator[tuple[str, Schema]]:
+    """Yield what the names say of everything offered where it agrees with every declared field, and says more than it."""
+    known = {name: meaning for name, meaning in meanings_of(p.name for p in offered).items() if meaning is not None}
+    if not declared.keys() & known.keys() or len(known) < len(offered):
+        return
+    for reading, slots in readings(known, _ignored_label(loss)):
+        chosen = [slots[p.name] for p in offered]
+        if agrees_with(chosen, declared):
+            optional = {p.name for p in offered if p.default is not Parameter.empty}
+            yield f"{reading.name}, as declared", Schema(tuple(declared_again(s, declared, optional) for s in chosen))
+
+
 def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
     """Return the parameters to feed: required ones, declared ones, and optional ones whose name is known.
 
     Raises:
-        CannotFeed: a required parameter whose meaning is not known, or no parameter at all.
+        CannotFeed: a required parameter that is a list, or whose meaning is not known, or no parameter at all.
     """
     found = []
     for parameter in parameters_of(loss):
@@ -129,7 +155,9 @@ def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
             continue
         declared = parameter.name in contract.fields
         meaning = meaning_of(parameter.name)
-        if parameter.default is Parameter.empty and not declared and meaning is None:
+        if parameter.default is Parameter.empty and not declared and is_list_of_tensors(parameter):
+            raise list_of_tensors(parameter.name, annotation_of(parameter))
+        if parameter.default is Parameter.empty and not (declared or meaning or loose_meaning(parameter.name)):
             raise unknown_parameter(loss, parameter.name)
         if parameter.default is Parameter.empty or declared or (parameter.default is None and meaning is not None):
             found.append(parameter)
@@ -154,23 +182,39 @@ def _ignored_label(loss: Any) -> int | None:
 
 
 def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: Schema) -> Schema:
-    """Return the schema without the ignored label where the loss has an attribute of that name but refuses the label."""
+    """Return the schema without the ignored label where the loss refuses it, or does not read its labels at all."""
     if not any(slot.ignore is not None for slot in schema.slots):
         return schema
     plain = replace(schema, slots=tuple(replace(slot, ignore=None) for slot in schema.slots))
     ignoring = probe(call, loss, schema, _SOME_IGNORED)
+    if ignoring.value is not None:
+        every = probe(call, loss, plain, _SOME_IGNORED)
+        return plain if every.value is not None and bool(every.value == ignoring.value) else schema
     return plain if ignoring.fit is Fit.RAISED and probe(call, loss, plain).fit is Fit.GOOD else schema
 
 
+def _declined(outcome: Probe) -> bool:
+    """Return whether the loss's own code refused the content of a probe, which says nothing about its sizes."""
+    return outcome.error is not None and LossRaised(outcome.error).refusal
+
+
 def _shifted(schema: Schema, outcome: Probe) -> Schema:
-    """Return the schema with logits aligned as the loss aligns them: some losses shift labels by one themselves."""
-    labels = next((slot for slot in schema.slots if slot.ignore is not None and slot.token_axis is not None), None)
+    """Return the schema with logits aligned as the loss aligns them: some shift labels and masks by one themselves."""
+    says = next(
+        (s for s in schema.slots if (s.ignore is not None or s.role == "mask") and s.token_axis is not None), None
+    )
     logits = schema.find("model_outputs.logits")
-    if labels is None or logits is None or outcome.case is None or logits.key not in (outcome.gradients or {}):
+    if says is None or logits is None or outcome.case is None or logits.key not in (outcome.gradients or {}):
         return schema
     assert outcome.gradients is not None
     reached = outcome.gradients[logits.key].abs().sum(dim=-1) != 0
     trained = outcome.case.trained
-    if not bool((reached[:, :-1] == trained[:, 1:]).all()) or bool(reached[:, -1].any()):
+    # A trained token may get nothing, a clipped one; one that is not trained never does.
+    as_given, by_one = bool((reached & ~trained).any()), bool((reached[:, :-1] & ~trained[:, 1:]).any())
+    if not as_given or by_one or bool(reached[:, -1].any()):
         return schema
-    return replace(schema, slots=tuple(replace(slot, shift=1) if slot == logits else slot for slot in schema.slots))
+    # What is compared with them position by position, the logits of a teacher, speaks of the same tokens.
+    distributions = [slot for slot in schema.slots if slot.shape == logits.shape and slot.role == logits.role]
+    return replace(
+        schema, slots=tuple(replace(slot, shift=1) if slot in distributions else slot for slot in schema.slots)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from loss_conformance.subject.parameter_names import TRAINABLE, meaning_of
 from loss_conformance.subject.torch_slots import argument
 from loss_reference.contract import Field
 
-__all__ = ["declared_slot", "vocabulary_argument"]
+__all__ = ["agrees_with", "declared_again", "declared_slot", "vocabulary_argument"]
 
 _COMPUTED: Final = ("logits", "logprobs", "probabilities", "values", "embeddings")
 """Roles of what a model computes, and which receive gradient unless the name or the contract says otherwise."""
@@ -31,6 +32,30 @@ def declared_slot(name: str, declared: Field) -> Slot:
     if "S-1" in shape:
         facts["shift"] = 1
     return argument(name, declared.role, declared.shape, trainable=trainable, **facts)
+
+
+def agrees_with(slots: Iterable[Slot], declared: Mapping[str, Field]) -> bool:
+    """Return whether slots have the roles of the declared fields, and their axes but for the letters they are called by."""
+    letters: dict[str, str] = {}
+    for slot in slots:
+        field = declared.get(slot.name)
+        if field is None:
+            continue
+        axes = field.shape.split()
+        if field.role != slot.role or field.speaks_of is not None or len(axes) != len(slot.shape):
+            return False
+        if any(
+            axis.isdigit() or letters.setdefault(axis, own) != own for axis, own in zip(axes, slot.shape, strict=True)
+        ):
+            return False
+    return len(set(letters.values())) == len(letters)
+
+
+def declared_again(slot: Slot, declared: Mapping[str, Field], optional: Container[str]) -> Slot:
+    """Return the slot, receiving gradient where its field says so."""
+    field = declared.get(slot.name)
+    trainable = slot.trainable if field is None or field.trainable is None else field.trainable
+    return replace(slot, optional=slot.name in optional, trainable=trainable)
 
 
 def vocabulary_argument(name: str, optional: bool) -> Slot | None:

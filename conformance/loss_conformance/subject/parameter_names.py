@@ -8,19 +8,19 @@ from typing import Final
 
 from loss_reference.names import nearest_name
 
-__all__ = ["SIZES", "TRAINABLE", "meaning_of", "meanings_of", "nearest_known"]
+__all__ = ["SIZES", "TRAINABLE", "loose_meaning", "meaning_of", "meanings_of", "nearest_known"]
 
-_OLD: Final = {"old", "prev", "previous", "behavior", "behaviour"}
+_OLD: Final = {"old", "prev", "previous", "behavior", "behaviour", "proximal", "prox"}
 _REFERENCE: Final = {"ref", "reference", "base", "frozen"}
-_GENERATION: Final = {"rollout", "generation", "gen", "vllm", "sampling", "sampler", "inference", "infer"}
-_POLICY: Final = {"new", "current", "curr", "policy", "pi", "actor", "model", "student"}
+_GENERATION: Final = {"rollout", "generation", "generator", "gen", "vllm", "sampling", "sampler", "inference", "infer"}
+_POLICY: Final = {"new", "current", "curr", "policy", "pi", "actor", "model", "student", "trainer"}
 _FILLER: Final = {"per", "token", "tokens", "next", "action", "actions", "seq", "sequence", "response", "responses"}
 _FILLER_MORE: Final = {"completion", "completions", "all", "batch", "input", "inputs", "selected", "sum", "avg", "mean"}
 
 # Whole names, after `canonical`, and what they mean.
 _WORDS: Final[dict[str, str]] = {
     "advantages": "advantages adv advs advantage gae",
-    "returns": "returns return ret rets value_targets target_values values_target",
+    "returns": "returns return ret rets value_target value_targets target_value target_values values_target",
     "old_values": "old_values old_value phi_old_values prev_values values_old value_old",
     "values": "values value vpreds vpred value_preds value_pred predicted_values new_values phi_values critic_values",
     "entropy": "entropy entropies per_token_entropy token_entropy",
@@ -28,18 +28,19 @@ _WORDS: Final[dict[str, str]] = {
     "rows_mask": "sample_mask row_mask rows_mask seq_mask sequence_mask sample_weights loss_multiplier",
     "input_ids": "input_ids token_ids action_ids response_ids",
     "margin": "margin margins",
-    "student": "student_logits student_logit logits_student y_s student student_outputs outputs_student",
-    "teacher": "teacher_logits teacher_logit logits_teacher y_t teacher teacher_outputs outputs_teacher",
+    "student": "student_logits student_logit logits_student s_logits logits_s y_s student student_outputs outputs_student",
+    "teacher": "teacher_logits teacher_logit logits_teacher t_logits logits_t y_t teacher teacher_outputs outputs_teacher "
+    "ref_logits reference_logits ref_model_logits base_logits",
     "student_probabilities": "student_probs student_prob",
     "teacher_probabilities": "teacher_probs teacher_prob",
     "embedding": "anchor anchors positive positives negative negatives query queries key keys pos neg features embeddings "
     "embedding feats x1 x2 input1 input2 z1 z2 z_i z_j zis zjs emb1 emb2 emb_i emb_j output1 output2 image_features "
     "text_features image_embeds text_embeds image_embeddings text_embeddings positive_key positive_keys negative_key "
-    "negative_keys x_features y_features anchor_embeddings query_embeddings key_embeddings",
+    "negative_keys x_features y_features anchor_embeddings query_embeddings key_embeddings z",
     "scale": "logit_scale inverse_temperature",
     "bias": "logit_bias",
     "probabilities": "probs prob probabilities probability p",
-    "prediction": "input inputs logits logit pred preds prediction predictions output outputs y_pred y_preds y_hat yhat "
+    "prediction": "input inputs inp logits logit pred preds prediction predictions output outputs y_pred y_preds y_hat yhat "
     "score scores x out estimate forecast recon reconstruction model_output predicted student_output img image images "
     "noise_pred pred_noise",
     "target": "target targets label labels y y_true gt ground_truth truth tgt class_labels true actual gold y_target "
@@ -49,9 +50,68 @@ _MEANINGS: Final = {name: meaning for meaning, names in _WORDS.items() for name 
 
 # One of several like it: views of a batch by number or letter, and two images of which the second is the wanted one.
 _VIEW: Final = re.compile(
-    r"(z|x|h|out|output|emb|embed|embedding|feat|feature|features|rep|view|proj)s?_?([0-9]|[abij])"
+    r"(z|x|h|out|output|emb|embed|embedding|feat|feature|features|rep|view|proj)s?_?([0-9]|[abij]|left|right)"
 )
 _IMAGE: Final = re.compile(r"(img|image|im)_?([ab0-2])")
+
+# Words that say what a longer name means, the strongest first, and words after which they say nothing.
+_SAID: Final = {
+    "prediction": {
+        "pred",
+        "preds",
+        "predicted",
+        "est",
+        "estimate",
+        "estimated",
+        "estimates",
+        "hat",
+        "output",
+        "outputs",
+    },
+    "target": {"target", "targets", "label", "labels", "gt", "true", "truth", "tgt"},
+    "embedding": {"embedding", "embeddings", "embeds", "emb", "embs"},
+}
+_OF_ANOTHER_KIND: Final = {
+    *("num", "n", "len", "lens", "length", "lengths", "weight", "weights", "size", "mask", "id", "ids", "index", "box"),
+    *(
+        "bbox",
+        "boxes",
+        "bboxes",
+        "dist",
+        "logp",
+        "student",
+        "teacher",
+        "smoothing",
+        "name",
+        "names",
+        "fn",
+        "mode",
+        "pos",
+    ),
+    *(
+        "neg",
+        "token",
+        "tokens",
+        "model",
+        "type",
+        "lr",
+        "std",
+        "var",
+        "variance",
+        "sigma",
+        "sigmas",
+        "kpts",
+        "keypoints",
+    ),
+}
+_HOW_MANY: Final = {"num", "n", "number", "count", "total", "nr", "global"}
+_COUNTED: Final = {
+    *("boxes", "masks", "items", "tokens", "toks", "seqs", "sequences", "samples", "pairs", "instances", "objects"),
+    *("elements", "valid", "examples", "positives"),
+}
+_BETTER: Final = {"chosen", "pos", "positive"}
+_WORSE: Final = {"rejected", "neg", "negative"}
+_SCORED: Final = {"logit", "logits", "score", "scores", "pred", "preds", "rewards", "reward"}
 
 _EXAMPLES: Final = (
     *_MEANINGS,
@@ -76,12 +136,20 @@ SIZES: Final = dict.fromkeys(("vocab_size", "num_classes", "n_classes", "num_lab
 
 def meanings_of(parameters: Iterable[str]) -> dict[str, str | None]:
     """Return what each parameter means beside the others: of two kinds of values, those called so are the old ones."""
-    found = {parameter: meaning_of(parameter) for parameter in parameters}
+    found = {parameter: meaning_of(parameter) or loose_meaning(parameter) for parameter in parameters}
+    if "target" in found.values():
+        # What a label points at may be a row of another embedding than its own.
+        found |= {p: None for p, meaning in found.items() if meaning == "embedding" and meaning_of(p) is None}
     if list(found.values()).count("values") > 1:
         found |= {name: "old_values" for name in found if name in ("values", "value")}
     images = [name for name in found if _IMAGE.fullmatch(_canonical(name))]
     if len(images) == 2:
         found[images[1]] = "target"
+    if {"p", "z"} <= found.keys():
+        found["p"] = "embedding"  # a prediction of the other view
+    predictions = [name for name, meaning in found.items() if meaning == "prediction"]
+    if "teacher" in found.values() and "student" not in found.values() and len(predictions) == 1:
+        found[predictions[0]] = "student"
     return found
 
 
@@ -95,12 +163,27 @@ def meaning_of(parameter: str) -> str | None:
     if _IMAGE.fullmatch(name):
         return "prediction"
     words = set(name.split("_"))
-    if words & {"mask", "masks"} or name.endswith("mask"):
+    if (words & {"mask", "masks"} or name.endswith("mask")) and not words & _HOW_MANY:
         return "token_mask"
     if words & {"chosen", "rejected", "reject"}:
         return _of_pair(words)
     if "logp" in words:
         return _of_logprobs(words)
+    return None
+
+
+def loose_meaning(parameter: str) -> str | None:
+    """Return what a required parameter most likely means by one of its words, or ``None``: `est_targets`, `gt_score`."""
+    words = set(_canonical(parameter).split("_"))
+    if words & _COUNTED and words & _HOW_MANY:
+        return "count"
+    if words & (_BETTER | _WORSE) and words & _SCORED:
+        return f"pair.{'chosen' if words & _BETTER else 'rejected'}_rewards"
+    if words & _OF_ANOTHER_KIND:
+        return None
+    for meaning, said in _SAID.items():
+        if words & said:
+            return meaning
     return None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.label_values import MULTILABEL
 from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import Schema
 from loss_conformance.subject.result import result_of
@@ -42,17 +43,19 @@ class Probe:
         error: what it raised, if anything.
         case: what it was called with.
         gradients: gradient of the summed result with respect to every trainable input, by key.
+        value: the summed result.
     """
 
     fit: Fit
     error: Exception | None = None
     case: Case | None = None
     gradients: dict[str, Tensor] | None = None
+    value: Tensor | None = None
 
 
 def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Plan = PLAN) -> Probe:
     """Call ``loss`` once with the inputs of ``schema``."""
-    case = build(schema, plan).cast(torch.float32)
+    case = _with_the_last_class(build(schema, plan).cast(torch.float32), plan)
     trained = {slot.key: case.as_in_training(slot) for slot in case.slots() if slot.trainable}
     # A copy in between: the gradient asked for is of what was handed over, also when the loss then writes to it.
     case = case.with_tensors({key: tensor.clone() for key, tensor in trained.items()})
@@ -69,7 +72,22 @@ def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Pla
         return Probe(Fit.RAISED, error)
     gradients = {key: g for key, g in zip(trained, found, strict=True) if g is not None}
     moves = any(bool((gradient != 0).any()) for gradient in gradients.values())
-    return Probe(Fit.GOOD if moves else Fit.BROKEN, case=case, gradients=gradients)
+    return Probe(Fit.GOOD if moves else Fit.BROKEN, case=case, gradients=gradients, value=value.detach().sum())
+
+
+def _with_the_last_class(case: Case, plan: Plan) -> Case:
+    """Return the case with the highest class id among its labels: a loss of fewer classes must refuse what is offered."""
+    changed = {}
+    for slot in case.slots():
+        if slot.role != "labels" or not slot.integer or slot.kind == MULTILABEL:
+            continue
+        labels = case.tensor(slot).clone()
+        highest = int(slot.high) - 1 if slot.high is not None else plan.vocabulary - 1
+        kept = torch.ones_like(labels, dtype=torch.bool) if slot.ignore is None else labels != slot.ignore
+        if bool(kept.any()) and highest != slot.ignore:
+            labels[tuple(kept.nonzero()[0])] = highest
+            changed[slot.key] = labels
+    return case.with_tensors(changed)
 
 
 def spare(loss: Any) -> Any:

@@ -49,6 +49,8 @@ class Reading:
     def slot(self, parameter: str, meaning: str) -> Slot | None:
         """Return the slot of a parameter with this meaning, or ``None`` when the meaning has no place in this reading."""
         trainable = meaning in TRAINABLE
+        if meaning == "count":
+            return argument(parameter, "count", "")
         if meaning in _SCALARS:
             return argument(parameter, "values", "", trainable=trainable, **_SCALARS[meaning])
         if meaning in self.forms:
@@ -135,7 +137,7 @@ def _structures(present: set[str], ignore: int | None, meanings: Mapping[str, st
     if present & {"student", "teacher", "student_probabilities", "teacher_probabilities"}:
         return _distillation(present, ignore)
     if {"student_logprobs", "teacher_logprobs"} <= present:
-        return _distillation(present, ignore)
+        return [*_distillation(present, ignore), Reading("one entry per predicted token [B, S-1]", _PREDICTED)]
     if "embedding" in present:
         return _contrastive(meanings)
     if "logprobs" in present and "target" in present and not present & _TOKEN_LEVEL:
@@ -172,6 +174,7 @@ def _predictions(present: set[str], ignore: int | None) -> list[Reading]:
         return [*_masked_predictions(), _classes("logits", "prediction", "logits", ignore)]
     tokens, free = _tokens_of_classes("prediction", ignore, "logits")
     image = {"prediction": ("logits", "B V 4 2", {}), "target": ("labels", "B 4 2", {"ignore": ignore})}
+    features: _Forms = {"prediction": ("embeddings", "B D", {}), "target": ("labels", "B", {})}
     elementwise = [
         _elementwise("scores [B, D] with targets 0 or 1", "values", "B D", _BINARY_TARGET),
         _elementwise("probabilities [B, D] with targets 0 or 1", "probabilities", "B D", _BINARY_TARGET),
@@ -189,6 +192,7 @@ def _predictions(present: set[str], ignore: int | None) -> list[Reading]:
         _classes("log-probabilities", "prediction", "logprobs", ignore),
         _classes("probabilities", "prediction", "probabilities", ignore),
         *_images(ignore),
+        Reading("features [B, D] with class ids [B]", _ROWS, features),
     ]
     if "probabilities" in present:
         found = [_classes("probabilities", "probabilities", "probabilities", ignore), elementwise[1], *found]
@@ -252,7 +256,8 @@ def _distillation(present: set[str], ignore: int | None) -> list[Reading]:
     tokens["target"] = ("labels", "B S", {"kind": "batch.input_ids", "ignore": -100 if ignore is None else ignore})
     of_rows = Reading("student and teacher [B, V]", _ROWS, rows)
     of_tokens = Reading("student and teacher [B, S, V]", _ALIGNED, tokens)
-    return [of_tokens, of_rows] if "token_mask" in present else [of_rows, of_tokens]
+    # Labels of rows are refused where tokens are meant, and the other way round; without any both are often taken.
+    return [of_tokens, of_rows] if present & {"token_mask", "target"} else [of_rows, of_tokens]
 
 
 def _contrastive(meanings: Mapping[str, str]) -> list[Reading]:
@@ -264,6 +269,7 @@ def _contrastive(meanings: Mapping[str, str]) -> list[Reading]:
     ]
     binary: _Form = ("values", "B", _BINARY_TARGET)
     with_binary = [Reading("embeddings [B, D] with targets 0 or 1", _ROWS, {**pairs, "target": binary})]
+    tokens = [Reading("embeddings of tokens [B, L, D]", _ROWS, {"embedding": ("embeddings", "B L D", {})})]
     # Of two classes, so that small batches hold rows that belong together and rows that do not.
     with_classes = [
         Reading("embeddings [B, D] with class ids [B]", _ROWS, {**pairs, "target": _TWO_CLASSES}),
@@ -274,7 +280,9 @@ def _contrastive(meanings: Mapping[str, str]) -> list[Reading]:
         ),
     ]
     if list(meanings.values()).count("embedding") == 1:
-        return [*with_classes, *with_signs, *with_binary]
+        return [*with_classes, *with_signs, *with_binary, *tokens]
     # Of two embeddings a target says whether they belong together: a label as 0 or 1, anything else as a sign.
     labelled = any("label" in name.lower() for name, meaning in meanings.items() if meaning == "target")
-    return [*with_binary, *with_signs, *with_classes] if labelled else [*with_signs, *with_binary, *with_classes]
+    if labelled:
+        return [*with_binary, *with_signs, *with_classes, *tokens]
+    return [*with_signs, *with_binary, *with_classes, *tokens]

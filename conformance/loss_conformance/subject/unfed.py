@@ -11,7 +11,7 @@ from loss_conformance.subject.probe import Probe
 from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.subject.user_frames import user_traceback
 
-__all__ = ["no_parameters", "none_fits", "unknown_parameter"]
+__all__ = ["list_of_tensors", "no_parameters", "none_fits", "unknown_parameter"]
 
 _SHOWN = 6
 
@@ -22,6 +22,15 @@ def no_parameters() -> CannotFeed:
         "it takes no tensors: it has no parameters of its own (*args and **kwargs say nothing); name and declare them:\n"
         '    contract = Contract(fields={"input": Field(role="logits", shape="B V"), '
         '"target": Field(role="labels", shape="B")})'
+    )
+
+
+def list_of_tensors(name: str, annotation: str) -> CannotFeed:
+    """Say that a required parameter is a list: how many tensors there are, and how they hang together, is not known."""
+    return CannotFeed(
+        f"its argument {name!r} is a list of tensors ({annotation}), and how many, and of what sizes, is not known;\n"
+        "name a function that takes tensors and makes the list:\n"
+        f"    def loss(input, target):\n        return the_loss({name}=[input], ...)"
     )
 
 

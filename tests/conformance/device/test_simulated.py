@@ -52,6 +52,13 @@ STAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "as_tensor": lambda x: torch.as_tensor(x) + x,
     "a copy": lambda x: torch.asarray(x, copy=True) + x,
     "detach": lambda x: x.detach(),
+    "where is_cuda says": lambda x: x + CPU.to("cuda" if x.is_cuda else "cpu"),
+    "a factory where is_cuda says": lambda x: x + torch.ones(2, device=torch.device("cuda" if x.is_cuda else "cpu")),
+    "cuda()": lambda x: x + CPU.cuda(),
+    "a module moved to it": lambda x: nn.Linear(2, 3).to(x.device)(x),
+    "buffers moved to it": lambda x: nn.BatchNorm1d(2, affine=False).to(x.device)(x),
+    "a Variable, as in old code": lambda x: torch.autograd.Variable(x) * x,
+    "a Variable by keyword": lambda x: torch.autograd.Variable(data=x, requires_grad=False) * 2,
 }
 
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
@@ -90,6 +97,14 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "a keyword": (
         lambda x: F.mse_loss(x, target=torch.zeros(2, 2)),
         "mse_loss was given a CPU tensor of shape (2, 2) beside device tensors",
+    ),
+    "a module of the CPU": (
+        lambda x: nn.Linear(2, 3)(x),
+        "linear was given a CPU tensor of shape (3, 2) beside device tensors",
+    ),
+    "a Variable of the CPU": (
+        lambda x: x + torch.autograd.Variable(CPU),
+        "add was given a CPU tensor of shape (2,) beside device tensors",
     ),
     "what was moved to the CPU": (
         lambda x: x + x.cpu(),
@@ -191,3 +206,11 @@ def test_the_device_is_gone_afterwards() -> None:
         pass
     with pytest.raises((RuntimeError, ImportError)):
         torch.zeros(2, device=SIMULATED)
+
+
+def test_variables_are_those_of_torch_afterwards() -> None:
+    with SimulatedDevice():
+        pass
+    assert type(torch.autograd.Variable(CPU)) is Tensor
+    assert not torch.__future__.get_overwrite_module_params_on_conversion()
+    assert "__call__" not in vars(type(torch.autograd.Variable))

@@ -138,3 +138,19 @@ class InBatchNegatives(LossFunction):
         embeddings = F.normalize(model_outputs["embeddings"], dim=-1)
         pairs = batch["positive_pairs"]
         return F.cross_entropy(embeddings[pairs[:, 0]] @ embeddings.T, pairs[:, 1])
+
+
+class Uniformity(LossFunction):
+    """Embeddings keep their distance from all others of the batch."""
+
+    def compute_loss(self, batch, model_outputs):
+        x = model_outputs["embeddings"]
+        return torch.pdist(x).square().mul(-0.1).exp().mean()
+
+
+class Centred(LossFunction):
+    """Each embedding is pulled to the class it belongs to, whatever the others do."""
+
+    def compute_loss(self, batch, model_outputs):
+        x = model_outputs["embeddings"]
+        return (x - batch["labels"].to(x).unsqueeze(1)).square().sum(1).mean()

@@ -62,6 +62,21 @@ def test_how_rows_hang_together_is_measured(loss: type, coupling: Coupling) -> N
 
 
 @pytest.mark.parametrize(
+    ("loss", "why"),
+    [
+        (small.InBatchNegatives, "inferred: a contrastive term compares rows"),
+        (small.Uniformity, "inferred: measured: rows look at others than their neighbour"),
+        (small.Centred, None),
+    ],
+)
+def test_contrastive_losses_are_coupled_where_rows_look_at_each_other(loss: type, why: str | None) -> None:
+    facts = bench(loss).facts
+    assert facts.contract.family == "contrastive"
+    assert facts.contract.coupled == (why is not None)
+    assert facts.origin.get("coupled") == why
+
+
+@pytest.mark.parametrize(
     ("loss", "paired"),
     [
         (small.ReferenceFree, True),

@@ -295,6 +295,26 @@ def test_unknown_argument_of_a_module():
     )
 
 
+@pytest.mark.parametrize("annotation", [list[torch.Tensor], "List[Tensor]", "Sequence[torch.FloatTensor]"])
+def test_lists_of_tensors_are_said_to_be_lists(annotation):
+    def deep_supervision(logits, target):
+        return sum(F.cross_entropy(scale, target) for scale in logits)
+
+    deep_supervision.__annotations__["logits"] = annotation
+    with pytest.raises(CannotFeed) as caught:
+        route(deep_supervision)
+    assert str(caught.value).startswith("its argument 'logits' is a list of tensors (")
+
+
+@pytest.mark.parametrize("annotation", [torch.Tensor, "Tensor | list[Tensor]", list[int], None])
+def test_what_may_be_one_tensor_is_fed_one(annotation):
+    def loss(logits, target):
+        return F.cross_entropy(logits, target)
+
+    loss.__annotations__["logits"] = annotation
+    assert_fed(*route(loss))
+
+
 def test_declared_fields():
     def of_my_own(scores, wanted, strength):
         assert scores.shape[1:] == (4,)
@@ -339,7 +359,7 @@ def test_nothing_fits():
     assert lines[0] == "it accepts none of the inputs its parameters suggest (input, target)"
     assert lines[1] == "  logits [B, S, V] with token ids [B, S]: ValueError: not like this"
     assert lines[-3:] == [
-        "  and 15 more",
+        "  and 16 more",
         "declare what they are, on the loss or in --loss-contract:",
         '    contract = Contract(fields={"input": Field(role=..., shape=...), "target": Field(role=..., shape=...)})',
     ]

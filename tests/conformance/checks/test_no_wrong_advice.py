@@ -1,0 +1,49 @@
+"""Advice that was given to correct losses without any contract, and must not be."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from loss_conformance import check_loss
+from loss_conformance.verdict import Status
+from tests.faults.sound_by_name import barlow, distilled_from_tokens, masked_next_token, sampled_kl
+
+
+def dynamic_fine_tuning(logits, labels):
+    """-sg(p) log p: smooth, and its gradient is on purpose not its derivative."""
+    mask = labels != -100
+    terms = F.cross_entropy(torch.where(mask[..., None], logits, 0.0).transpose(1, 2), labels, reduction="none")
+    return torch.where(mask, terms * torch.exp(-terms.detach()), 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def in_batch_negatives(query, positive):
+    return F.cross_entropy(query @ positive.T / 8, torch.arange(len(query), device=query.device))
+
+
+@pytest.mark.parametrize(
+    ("loss", "check"),
+    [
+        (dynamic_fine_tuning, "no_half_precision_inside"),
+        (masked_next_token, "empty_batch"),  # all rows absent says nothing to a loss that takes no row mask
+        (distilled_from_tokens, "unknown_token"),  # labels that only say which tokens count
+        (sampled_kl, "lower_bound"),
+        (in_batch_negatives, "row_independence"),
+        (in_batch_negatives, "duplicate_rows"),
+        (barlow, "row_independence"),
+    ],
+)
+def test_not_advised(loss, check):
+    (verdict,) = check_loss(loss, profile="quick", checks=(check,)).verdicts
+    assert verdict.status in (Status.PASSED, Status.NOT_APPLICABLE), verdict
+
+
+def nan_gradients(input, target):
+    """Finite, with a gradient that is nan in every entry."""
+    return (input - target).square().mean() + (input * 0).sqrt().sum()
+
+
+def test_a_gradient_without_a_finite_entry_does_not_stop_a_check():
+    report = check_loss(nan_gradients, profile="quick", checks=("finite_gradient", "float32_accuracy"))
+    found = {verdict.check: verdict for verdict in report.verdicts}
+    assert found["finite_gradient"].status is Status.FAILED
+    assert "the check itself failed" not in found["float32_accuracy"].reason
