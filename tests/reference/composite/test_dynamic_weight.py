@@ -52,6 +52,7 @@ def test_equal_losses_and_rate_0_give_the_base_weights(mode: str) -> None:
     base = [0.25, 1.0, 3.0]
     assert weights_of((0.7, 0.7, 0.7), base_weights=base, mode=mode) == base
     assert weights_of((0.7, 5.0, 0.1), base_weights=base, mode=mode, adaptation_rate=0.0) == base
+    assert weights_of((0.7, 0.7), base_weights=[0.0, 1.0], mode=mode) == [0.0, 1.0]
 
 
 def test_losses_that_are_all_0_give_the_base_weights() -> None:

@@ -40,6 +40,9 @@ def test_dynamic_loss_scaling(seed: int) -> None:
     shares = loss.components(batch, ModelOutputs(outputs))
     assert list(shares) == ["distillation", "supervised"]
     torch.testing.assert_close(sum(shares.values()), value)
+    assert loss.contract.lower_bound == 0
+    negative = registry.create("dynamic_loss_scaling", {"supervised": {"type": "ppo_clip"}})
+    assert not negative.contract.declares("lower_bound")
 
 
 @pytest.mark.parametrize(("ce", "kd", "scale"), [(3.0, 0.5, 6.0), (-3.0, 0.5, 6.0), (3.0, -0.5, 6.0), (3.0, 0.0, 1.0)])
