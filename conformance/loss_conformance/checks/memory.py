@@ -28,7 +28,11 @@ SIZES: Final = (32, 64, 128, 256)
 )
 def graph_released(trial: Trial) -> None:
     trial.finite_base  # noqa: B018 - nothing is said about a loss that raises
-    *earlier, last = trial.bench.caller.graphs_kept(trial.case)
+    try:
+        *earlier, last = trial.bench.caller.graphs_kept(trial.case)
+    except LossRaised as raised:
+        # The same case ran unwatched: torch.func inside a loss, for one, refuses to be watched.
+        raise NotExercised(f"its graph cannot be watched: {raised}") from None
     if any(earlier):
         raise Broken(f"{sum(earlier) + last} graphs alive after {len(earlier) + 1} calls", "none")
     if last:

@@ -66,7 +66,7 @@ def microbatch(trial: Trial) -> None:
     cause="a divisor that does not grow with the number of terms, or grows faster.",
     fix="Divide by the number (or summed weight) of the terms; declare Contract(normalizer='sum') when a sum is meant.",
     seen_in="volcengine/verl@4d722b176",
-    applies=lambda trial: unless("coupled", "stochastic")(trial) or no_rows(trial),
+    applies=lambda trial: _coupled_by_contract(trial) or unless("stochastic")(trial) or no_rows(trial),
     own_batch=True,
 )
 def duplicate_rows(trial: Trial) -> None:
@@ -77,6 +77,10 @@ def duplicate_rows(trial: Trial) -> None:
     doubled = take_rows(trial.case, groups.repeat(2, 1).flatten())
     counts = {s.key: 2 * trial.case.tensor(s) for s in trial.case.slots() if s.role == "count"}
     got = trial.evaluate(doubled.with_tensors(counts))
+    # Measured to compare rows, the loss must still take the same one twice, whatever it then gives.
+    coupled = unless("coupled")(trial)
+    if coupled is not None:
+        raise NotExercised(coupled)
     sums = trial.facts.contract.normalizer == "sum"
     wanted = 2 * base.value if sums else base.value
     promised = trial.facts.promised("normalizer") or trial.facts.promised("level")
@@ -88,6 +92,10 @@ def duplicate_rows(trial: Trial) -> None:
         guessed=(not promised and not counts) or looks_coupled(trial),
         declare="Contract(normalizer='sum')" if twice else "",
     )
+
+
+def _coupled_by_contract(trial: Trial) -> str | None:
+    return unless("coupled")(trial) if trial.facts.promised("coupled") else None
 
 
 def _coupled_guess(trial: Trial) -> dict[str, Any]:
