@@ -27,6 +27,7 @@ from tests.faults import (
     routes,
     stability,
     terms,
+    thresholds,
 )
 from tests.faults.fault import by_id
 
@@ -42,6 +43,7 @@ MODULES: Final = (
     reduction,
     aggregation,
     terms,
+    thresholds,
     bounds,
     direction,
     anchors,

@@ -30,6 +30,7 @@ KILLS = {
     "backward_accumulates": "B041",
     "any_subset": "B128",
     "finite_difference": "X30",
+    "continuous": "X336",
     "mask_value": "B008",
     "mask_extreme": "B001",
     "mask_gradient": "B011",
