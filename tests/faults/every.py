@@ -28,6 +28,7 @@ from tests.faults import (
     routes,
     stability,
     terms,
+    thresholds,
 )
 from tests.faults.fault import by_id
 
@@ -43,6 +44,7 @@ MODULES: Final = (
     reduction,
     aggregation,
     terms,
+    thresholds,
     bounds,
     direction,
     anchors,

@@ -34,6 +34,7 @@ KILLS = {
     "rejected_is_not_raised": "X352",
     "drift_is_corrected": "X353",
     "finite_difference": "X30",
+    "continuous": "X336",
     "mask_value": "B008",
     "mask_extreme": "B001",
     "mask_gradient": "B011",

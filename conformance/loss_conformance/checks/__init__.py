@@ -12,6 +12,7 @@ IN_ORDER: Final = (
     "extreme",
     "gradient_flow",
     "finite_difference",
+    "continuity",
     "masking",
     "padding",
     "reduction",
