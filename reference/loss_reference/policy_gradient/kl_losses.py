@@ -99,6 +99,14 @@ class KLK1Loss(KLEstimatorLoss):
     estimator = "k1"
     strict_config = True
 
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.kl_gradient == "pathwise":
+            reason = (
+                "the gradient of lp - lp_ref is 1 whatever the reference is, which is the known defect of k1 as a loss"
+            )
+            self.contract = refine(self.contract, exempt={**self.contract.exempt, "input_effect": reason})
+
 
 @register("kl_k2")
 class KLK2Loss(KLEstimatorLoss):
