@@ -34,7 +34,8 @@ def option_effect(trial: Trial) -> None:
         raise NotExercised("an instance cannot be constructed again with other settings")
     settings = _settings(trial)
     _require_inert(trial)
-    effects = {name: _effect(trial, name, settings) for name in settings}
+    answered = _Answered(trial)
+    effects = {name: _effect(answered, name, settings) for name in settings}
     for name, effect in effects.items():
         if effect.value_moves and not effect.gradient_moves:
             raise Broken(
@@ -96,24 +97,56 @@ class _Effect:
             # A list, because settings need not be hashable.
             self.alike = [pair for pair in self.alike if pair != (one, other)]
 
+    def notice_silence(self, answers: list[tuple[Any, list[Evaluation]]]) -> None:
+        """Note numbers that leave nothing of the loss where others leave something."""
+        if not all(_nothing_left(got) for _, got in answers):
+            self.silent += [
+                value for value, got in answers if value and isinstance(value, float) and _nothing_left(got)
+            ]
 
-def _effect(trial: Trial, name: str, settings: dict[str, list[Any]]) -> _Effect:
+
+class _Answered:
+    """What the loss answers with some settings changed; the same settings are asked for once.
+
+    Attributes:
+        helpful: settings beside which another one was seen to act; what hides one often hides several.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.helpful: list[dict[str, Any]] = []
+        self._known: dict[str, list[Evaluation] | None] = {}
+
+    def __call__(self, changed: dict[str, Any]) -> list[Evaluation] | None:
+        in_force = self.trial.bench.subject.settings
+        different = {name: changed[name] for name in sorted(changed) if changed[name] != in_force[name]}
+        key = repr(different)
+        if key not in self._known:
+            self._known[key] = _answers(self.trial, different, lasting=True)
+        return self._known[key]
+
+
+def _effect(answered: _Answered, name: str, settings: dict[str, list[Any]]) -> _Effect:
     """Vary a setting alone, then together with each other one: some act only beside another."""
     effect = _Effect()
-    if name in trial.facts.contract.options:
+    declared = name in answered.trial.facts.contract.options
+    if declared:
         # Two words name two behaviours; two numbers may both lie beyond where a clip acts.
         effect.alike = [pair for pair in combinations(settings[name], 2) if all(isinstance(x, str) for x in pair)]
-    for beside in _companions(name, settings):
-        tried = [(value, _answers(trial, {**beside, name: value}, lasting=True)) for value in settings[name]]
-        effect.wants_more = effect.wants_more or any(got is None for _, got in tried)
-        answers = [(value, got) for value, got in tried if got]
-        if not all(_nothing_left(got) for _, got in answers):
-            effect.silent += [
-                value for value, got in answers if isinstance(value, float) and value and _nothing_left(got)
-            ]
-        for (one, got), (other, wanted) in combinations(answers, 2):
-            effect.compare(trial, one, got, other, wanted)
+    for beside in _companions(name, settings, answered.helpful):
+        answers: list[tuple[Any, list[Evaluation]]] = []
+        for value in settings[name]:
+            got = answered({**beside, name: value})
+            effect.wants_more = effect.wants_more or got is None
+            if got:
+                for other, wanted in answers:
+                    effect.compare(answered.trial, other, wanted, value, got)
+                answers.append((value, got))
+            if declared and effect.gradient_moves and not effect.alike:
+                break
+        effect.notice_silence(answers)
         if effect.wants_more or (effect.gradient_moves and not effect.alike):
+            answered.helpful += [beside] if beside and beside not in answered.helpful else []
             break
     effect.alike = [pair for pair in effect.alike if pair in effect.compared]
     return effect
@@ -126,11 +159,14 @@ def _nothing_left(answers: list[Evaluation]) -> bool:
     )
 
 
-def _companions(name: str, settings: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+def _companions(name: str, settings: dict[str, list[Any]], first: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield {}
-    for other, values in settings.items():
-        if other != name:
-            yield from ({other: value} for value in values[1:])
+    # A word, or what is None until it is needed, switches others on more often than a number does.
+    switches_first = sorted(settings, key=lambda other: isinstance(settings[other][0], float))
+    others = ({other: value} for other in switches_first for value in settings[other][1:])
+    for beside in (*first, *(each for each in others if each not in first)):
+        if name not in beside:
+            yield beside
 
 
 def _answers(trial: Trial, changed: dict[str, Any], *, lasting: bool = False) -> list[Evaluation] | None:
