@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from loss_reference import Contract, LossFunction, Option
-from tests.faults.fault import FAILED, UNSEEN, Fault
+from tests.faults.fault import ADVICE, FAILED, Fault
 from tests.faults.finite import RewardSoftplus
 from tests.faults.masking import Nll
 from tests.faults.parts import (
@@ -200,7 +200,7 @@ FAULTS = (
             direction={"entropy_coef": -1},
             options={"entropy_coef": Option(values=(0.1, 1.0))},
         ),
-        bare=UNSEEN,
+        bare=ADVICE,
     ),
     Fault(
         "B134",

@@ -54,8 +54,11 @@ def _moves(trial: Trial, slot: Slot) -> tuple[bool, bool]:
             tensor = case.tensor(slot)
             # By another amount for each entry: many losses ignore a common shift or factor on purpose.
             step = 0.05 * (1.0 + torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape))
-            # A ranking or a threshold does not feel a small step, but the opposite order.
-            for other in (tensor - step, tensor.amax() + tensor.amin() - tensor):
+            others = [tensor - step]
+            # A ranking or a threshold does not feel a small step, but the opposite order; a distribution is felt as it is.
+            if slot.role not in ("logits", "probabilities"):
+                others.append(tensor.amax() + tensor.amin() - tensor)
+            for other in others:
                 of_value, of_gradient = trial.moves(base, trial.evaluate(case.with_tensors({slot.key: other})))
                 value_moves = value_moves or of_value
                 if of_gradient:
