@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from loss_reference import Contract, Field, LossFunction, Option
-from tests.faults.fault import ADVICE, Fault
+from tests.faults.fault import ADVICE, UNSEEN, Fault
 from tests.faults.parts import constant, kept, pair_mean, pair_weights, pairs, policy, token_mean, token_weights
 
 
@@ -178,6 +178,51 @@ def with_z_loss_over_positions(logits, labels):
     return cross_entropy(logits, labels) + 0.01 * logits.logsumexp(1).square().mean()
 
 
+def dpo(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.2):
+    policy_margin = policy_chosen_logps - policy_rejected_logps
+    return -F.logsigmoid(beta * (policy_margin - (reference_chosen_logps - reference_rejected_logps))).mean()
+
+
+def dpo_with_the_reference_exchanged(
+    policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.2
+):
+    return dpo(policy_chosen_logps, policy_rejected_logps, reference_rejected_logps, reference_chosen_logps, beta)
+
+
+class ClippedValue(LossFunction):
+    """The larger of the errors of a value and of its clipped self."""
+
+    worse = staticmethod(torch.maximum)
+
+    def compute_loss(self, batch, model_outputs):
+        m = batch["token_mask"] * batch["sample_mask"].unsqueeze(1)
+        v, old, R = (kept(x, m) for x in (model_outputs["values"], batch["values"], batch["returns"]))
+        clipped = old + (v - old).clamp(-0.2, 0.2)
+        terms = self.worse((v - R).square(), (clipped - R).square())
+        return (terms * m).sum() / m.sum().clamp(min=1)
+
+
+class BetterOfTwo(ClippedValue):
+    worse = staticmethod(torch.minimum)
+
+
+def soft_cross_entropy(student_logits, teacher_logits, mask):
+    log_q, log_p = log_softmaxes(mask, student_logits, teacher_logits.detach())
+    return -((log_p.exp() * log_q).sum(-1) * mask).sum() / mask.sum().clamp(min=1)
+
+
+def soft_cross_entropy_without_minus(student_logits, teacher_logits, mask):
+    return -soft_cross_entropy(student_logits, teacher_logits, mask)
+
+
+def root_mean_square(input, target):
+    return ((input - target.detach()).square().mean() + 1e-12).sqrt()
+
+
+def root_mean_square_at_its_kink(input, target):
+    return (input - target.detach()).square().mean().sqrt()
+
+
 class EntropyBonus(LossFunction):
     """-A lp - c H."""
 
@@ -219,6 +264,7 @@ FLATTENED = Contract(
     family="supervised", fields={"logits": Field("logits", "N T V", trainable=True), "labels": Field("labels", "N T")}
 )
 KD = Contract(family="distillation")
+REGRESSION = Contract(fields={"input": Field("values", "B", trainable=True), "target": Field("values", "B")})
 
 FAULTS = (
     Fault(
@@ -278,4 +324,42 @@ FAULTS = (
     ),
     Fault("X359", "log-sum-exp over positions", "", with_z_loss_over_positions, with_z_loss, ("masking",), FLATTENED),
     Fault("X360", "entropy held down", "", EntropyPenalty, EntropyBonus, ("direction",), BONUS, bare=ADVICE),
+    Fault(
+        "X361",
+        "the reference of chosen and rejected exchanged",
+        "",
+        dpo_with_the_reference_exchanged,
+        dpo,
+        ("direction",),
+        PAIRS,
+    ),
+    Fault(
+        "X362",
+        "the smaller of two errors",
+        "",
+        BetterOfTwo,
+        ClippedValue,
+        ("direction",),
+        Contract(family="value"),
+        bare=ADVICE,
+    ),
+    Fault(
+        "X363",
+        "a soft cross-entropy without its minus",
+        "",
+        soft_cross_entropy_without_minus,
+        soft_cross_entropy,
+        ("direction",),
+        KD,
+    ),
+    Fault(
+        "X364",
+        "the root of 0",
+        "",
+        root_mean_square_at_its_kink,
+        root_mean_square,
+        ("finite",),
+        REGRESSION,
+        bare=UNSEEN,
+    ),
 )

@@ -32,6 +32,8 @@ KILLS = {
     "evaluation_keeps_state": "X350",
     "learned_is_registered": "X351",
     "rejected_is_not_raised": "X352",
+    "reference_opposes": "X361",
+    "strayed_values_return": "X362",
     "drift_is_corrected": "X353",
     "finite_difference": "X30",
     "continuous": "X336",

@@ -252,7 +252,8 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
     shape = [world.size(letter) for letter in slot.shape]
     if slot.role == "pairs":
         return world.integers(world.rows, *shape)
-    if slot.role == "embeddings" and world.plan.regime == "ties":
+    plain = slot.role == "embeddings" or (slot.kind == "values" and not slot.limited and slot.shape)
+    if plain and world.plan.regime == "ties":
         return world.coinciding(*shape)
     spread = 1.0 if world.plan.regime != "saturated" else 25.0
     x = world.normal(*shape) * spread

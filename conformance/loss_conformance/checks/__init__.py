@@ -31,6 +31,7 @@ IN_ORDER: Final = (
     "positivity",
     "rest",
     "direction",
+    "opposites",
     "declared_direction",
     "policy_signs",
     "pulls",

@@ -58,7 +58,7 @@ def finite_gradient(trial: Trial) -> None:
     where = first_nonfinite(got)
     if where and not _limit_is_infinite(trial):
         said = f"{where}, with a loss of {number(got.value)}"
-        raise Broken(said, "finite entries everywhere", guessed=_filtered(trial))
+        raise Broken(said, "finite entries everywhere", guessed=_filtered(trial) or _perfect(trial))
 
 
 @check(
@@ -141,6 +141,14 @@ def _emptied(trial: Trial) -> Case:
 def _filtered(trial: Trial) -> bool:
     """Return whether only a filtered vocabulary (-inf logits) shows it to a loss that never promised to take one."""
     return trial.foreign and any(_has_infinity(t) for t in trial.case.tensors.values())
+
+
+def _perfect(trial: Trial) -> bool:
+    """Return whether predictions that equal their targets show it, to a loss of which nothing is declared."""
+    tied = trial.case.plan is not None and trial.case.plan.regime == "ties"
+    return (
+        tied and trial.foreign and not trial.facts.any_promised and any(s.kind == "values" for s in trial.case.slots())
+    )
 
 
 def _limit_is_infinite(trial: Trial) -> bool:

@@ -29,14 +29,14 @@ _OF_PAIRS: Final = {
 def has_goal(facts: Facts, case: Case) -> bool:
     """Return whether a goal is known: by the family, or by what stands beside what is trained."""
     return facts.contract.family in RULED or any(
-        slot.kind in _OF_PAIRS or _labels_of(case, slot) is not None or _target_of(case, slot) is not None
+        slot.kind in _OF_PAIRS or any(find(case, slot) is not None for find in (_labels_of, _target_of, _teacher_of))
         for slot in case.slots()
     )
 
 
 def goals_beside(case: Case) -> list[Slot]:
-    """Return the labels and targets that stand beside what is trained."""
-    found = (_labels_of(case, slot) or _target_of(case, slot) for slot in case.slots())
+    """Return the labels, targets and teachers that stand beside what is trained."""
+    found = (_labels_of(case, slot) or _target_of(case, slot) or _teacher_of(case, slot) for slot in case.slots())
     return [slot for slot in found if slot is not None]
 
 
@@ -46,9 +46,12 @@ def pushes(facts: Facts, case: Case, base: Evaluation) -> Iterator[tuple[Slot, T
         gradient = base.gradients.get(slot.key)
         if gradient is None or not bool((gradient != 0).any()):
             continue
-        labels, target = _labels_of(case, slot), _target_of(case, slot)
+        labels, target, teacher = _labels_of(case, slot), _target_of(case, slot), _teacher_of(case, slot)
         if slot.kind in _OF_PAIRS:
             yield slot, _OF_PAIRS[slot.kind] * gradient.flatten()
+        elif teacher is not None and facts.contract.family in (None, "distillation"):
+            towards = case.tensor(teacher).softmax(-1) - case.tensor(slot).softmax(-1)
+            yield slot, (gradient * towards).sum(-1).flatten()
         elif labels is not None and facts.contract.family in (None, "supervised"):
             yield slot, _at_labels(case, slot, labels, gradient)
         elif target is not None and facts.contract.family in (None, "value", "reward", "supervised"):
@@ -107,6 +110,16 @@ def _at_labels(case: Case, slot: Slot, labels: Slot, gradient: Tensor) -> Tensor
     y = case.tensor(labels)
     inside = (y >= 0) & (y < gradient.shape[axis])
     return gradient.gather(axis, y.clamp(0, gradient.shape[axis] - 1).unsqueeze(axis)).squeeze(axis)[inside]
+
+
+def _teacher_of(case: Case, slot: Slot) -> Slot | None:
+    """Return the scores of the teacher that stand beside those of the student."""
+    if not slot.trainable or slot.role != "logits" or slot.shape[-1:] != ("V",):
+        return None
+    for other in case.slots():
+        if not other.trainable and other.role == "logits" and "teacher" in other.name and other.shape == slot.shape:
+            return other
+    return None
 
 
 def _target_of(case: Case, slot: Slot) -> Slot | None:

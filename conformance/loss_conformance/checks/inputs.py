@@ -13,6 +13,7 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 __all__ = ["input_effect"]
 
 CASES: Final = 2
+FAR: Final = 400.0
 
 
 @check(
@@ -58,6 +59,9 @@ def _moves(trial: Trial, slot: Slot) -> tuple[bool, bool]:
             # A ranking or a threshold does not feel a small step, but the opposite order; a distribution is felt as it is.
             if slot.role not in ("logits", "probabilities"):
                 others.append(tensor.amax() + tensor.amin() - tensor)
+            # A hinge has one slope until it is left far behind.
+            if slot.role != "probabilities":
+                others.append(tensor - FAR * step)
             for other in others:
                 of_value, of_gradient = trial.moves(base, trial.evaluate(case.with_tensors({slot.key: other})))
                 value_moves = value_moves or of_value
