@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.slot import Slot
+from loss_conformance.cases.token_grid import LOGPROBS, of_tokens
 from loss_conformance.checks.registry import check
-from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["reference_opposes", "strayed_values_return"]
 
-STEP = 0.25
 STRAYED = 1.0
 """By how much a value has moved away from its return: beyond every usual clip."""
 
 
 @check(
     group="direction",
-    statement="Where L falls with the policy's log-probability of one side of a pair, it rises with the reference's.",
+    statement="Moving policy and reference of the same answers apart, one down and one up, changes L.",
     over=("typical", "full"),
     why="A reference that pulls with the policy rewards what was likely before training, and no curve shows it.",
     cause="chosen and rejected exchanged, or a sign lost, in the log-ratio of the reference.",
@@ -33,28 +29,19 @@ STRAYED = 1.0
 )
 def reference_opposes(trial: Trial) -> None:
     base = trial.finite_base
-    bound = trial.value_tolerance(base).bound
-    with_policy: list[str] = []
     for side in ("chosen", "rejected"):
-        moved = [_lowered(trial.case, side, whose) for whose in ("policy", "reference")]
-        if any(case is None for case in moved):
+        apart = _moved_apart(trial.case, side)
+        if apart is None:
             raise NotExercised("it compares no policy with a reference in pairs")
-        by_policy, by_reference = (float(trial.evaluate(c).value - base.value) for c in moved if c is not None)
-        if min(abs(by_policy), abs(by_reference)) <= bound:
-            raise NotExercised(f"L does not move with both log-probabilities of the {side} answer")
-        if by_policy * by_reference > 0:
-            with_policy.append(
-                f"{side}: L moves by {number(by_policy)} with the policy, by {number(by_reference)} with the reference"
+        policy, reference = apart
+        alone = [trial.moves(base, trial.evaluate(trial.case.with_tensors(one)))[0] for one in apart]
+        if all(alone) and not any(trial.moves(base, trial.evaluate(trial.case.with_tensors({**policy, **reference})))):
+            # What is felt of each and not of both is a sum of the two where a difference was meant.
+            raise Broken(
+                "L and its gradient do not change, though they do with either alone",
+                "an L that depends on policy - reference",
+                changed=f"the policy's log-probabilities of the {side} answers lowered, the reference's raised as much",
             )
-    if with_policy:
-        declared = trial.facts.origin.get("family") == "declared"
-        # Of both sides it is an exchange; of one, a term of its own may do it.
-        raise Broken(
-            "; ".join(with_policy),
-            "moves of opposite sign",
-            changed=f"the log-probabilities of one answer of every pair lowered by {STEP}",
-            guessed=len(with_policy) < 2 or (trial.foreign and not declared and not _named(trial.case)),
-        )
 
 
 @check(
@@ -92,20 +79,26 @@ def strayed_values_return(trial: Trial) -> None:
         )
 
 
-def _named(case: Case) -> bool:
-    return any(slot.kind.startswith("pair.policy") for slot in case.slots())
-
-
-def _lowered(case: Case, side: str, whose: str) -> Case | None:
-    """Return the case with the log-probabilities of one side of every pair lowered; ``None`` when it has none."""
-    by_name: Slot | None = case.schema.find(f"pair.{whose}_{side}_logps")
-    if by_name is not None and by_name.key in case.tensors:
-        return case.with_tensors({by_name.key: case.tensor(by_name) - STEP})
-    kind = {"policy": "model_outputs.next_token_logprobs", "reference": "batch.reference_policy_logprobs"}[whose]
-    slot = case.schema.find(kind)
-    if slot is None or slot.key not in case.tensors or not case.schema.paired:
+def _moved_apart(case: Case, side: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """Return the policy lowered and the reference raised as much, of one side of every pair; ``None`` when it has none."""
+    own, other = (case.schema.find(f"pair.{whose}_{side}_logps") for whose in ("policy", "reference"))
+    if own is not None and other is not None and {own.key, other.key} <= case.tensors.keys():
+        by = _room(case.tensor(other))
+        return {own.key: case.tensor(own) - by}, {other.key: case.tensor(other) + by}
+    own, other = case.schema.find(LOGPROBS), case.schema.find("batch.reference_policy_logprobs")
+    if own is None or other is None or not case.schema.paired or not {own.key, other.key} <= case.tensors.keys():
         return None
-    lowered: Tensor = case.tensor(slot).clone()
-    rows: Any = slice(0 if side == "chosen" else 1, None, 2)
-    lowered[rows] -= STEP
-    return case.with_tensors({slot.key: lowered})
+    if own.token_axis is None or other.token_axis is None:
+        return None
+    policy, reference = case.tensor(own).clone(), case.tensor(other).clone()
+    rows = torch.arange(0 if side == "chosen" else 1, len(policy), 2)
+    by = of_tokens(case, other, _room(reference))[rows]
+    policy[rows] -= by[:, own.shift : own.shift + policy.shape[1]]
+    reference[rows] += by[:, other.shift : other.shift + reference.shape[1]]
+    return {own.key: policy}, {other.key: reference}
+
+
+def _room(logprobs: Tensor) -> Tensor:
+    """Return by how much log-probabilities may rise and stay below 0, by another amount for each."""
+    share = 0.25 * (1.0 + torch.cos(torch.arange(logprobs.numel(), dtype=logprobs.dtype)).reshape(logprobs.shape))
+    return share * logprobs.abs()
