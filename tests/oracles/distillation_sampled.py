@@ -1,4 +1,8 @@
-"""Distillation along sampled tokens: the value of each surrogate, its constant factors taken at the policy itself."""
+"""Distillation along sampled tokens: the value of each surrogate, its constant factors taken at the policy itself.
+
+Factors without gradient are taken from `held`, a policy that stays where it is; None: from the outputs. Finite differences
+in the outputs beside a `held` equal to them are then the gradient of the surrogate.
+"""
 
 import math
 
@@ -42,24 +46,26 @@ def minillm(
     ratio_clip_min: float = 0.2,
     ratio_clip_max: float = 0.2,
     temperature: float = 1.0,
+    held: Fields | None = None,
 ) -> float:
     """token mean of ppo_clip at ratio exp(lp - lp_old) and advantage A + R, + single_step_weight reverse_kl.
 
     R is rewards_to_go of log p - log q of the sampled tokens (p teacher, q student, at the temperature). Without
-    prev_logprobs the ratio is 1, without advantages A is 0.
+    prev_logprobs lp_old is lp of held, and the ratio 1; without advantages A is 0.
     """
+    constant = outputs if held is None else held
     rows, width = batch["token_mask"].shape
     gains: list[list[float | None]] = [[None] * (width - 1) for _ in range(rows)]
     for b, t in live_tokens(batch):
-        log_p, log_q = teacher_and_student(batch, outputs, b, t, temperature)
+        log_p, log_q = teacher_and_student(batch, constant, b, t, temperature)
         y = target(batch, b, t)
         gains[b][t] = log_p[y] - log_q[y]
     to_go = [rewards_to_go(row, gamma, length_normalization) for row in gains]
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
-        ratio = 1.0
-        if "prev_logprobs" in batch:
-            ratio = exp(next_token_logprob(batch, outputs, b, t) - token_field(batch, "prev_logprobs", b, t))
+        given = "prev_logprobs" in batch
+        old = token_field(batch, "prev_logprobs", b, t) if given else next_token_logprob(batch, constant, b, t)
+        ratio = exp(next_token_logprob(batch, outputs, b, t) - old)
         advantage = to_go[b][t]
         if "advantages" in batch:
             advantage += token_field(batch, "advantages", b, t)
@@ -70,24 +76,29 @@ def minillm(
     return value
 
 
-def opd_sampled(batch: Fields, outputs: Fields) -> float:
-    """-(lp_T - lp) lp, token mean."""
+def opd_sampled(batch: Fields, outputs: Fields, *, held: Fields | None = None) -> float:
+    """-(lp_T - lp of held) lp, token mean."""
+    constant = outputs if held is None else held
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
-        lp = next_token_logprob(batch, outputs, b, t)
-        terms[b, t] = -(token_field(batch, "teacher_logprobs", b, t) - lp) * lp
+        gap = token_field(batch, "teacher_logprobs", b, t) - next_token_logprob(batch, constant, b, t)
+        terms[b, t] = -gap * next_token_logprob(batch, outputs, b, t)
     return aggregate(terms, batch, "token_mean", None)
 
 
-def iw_opd(batch: Fields, outputs: Fields, *, gamma: float = 0.5) -> float:
-    """-w A lp, token mean; A = lp_T - generation_logprobs (or - lp without those).
+def iw_opd(batch: Fields, outputs: Fields, *, gamma: float = 0.5, held: Fields | None = None) -> float:
+    """-w A lp, token mean; A = lp_T - generation_logprobs (or - lp of held without those).
 
     w_t = 1 + gamma (1 - sum_{s<t} |A_s| / max(sum_s |A_s|, 1e-8)), sums over the row's trained tokens.
     """
+    constant = outputs if held is None else held
     logprobs = {(b, t): next_token_logprob(batch, outputs, b, t) for b, t in live_tokens(batch)}
     advantages: TokenTerms = {}
-    for (b, t), lp in logprobs.items():
-        rollout = token_field(batch, "generation_logprobs", b, t) if "generation_logprobs" in batch else lp
+    for b, t in logprobs:
+        given = "generation_logprobs" in batch
+        rollout = (
+            token_field(batch, "generation_logprobs", b, t) if given else next_token_logprob(batch, constant, b, t)
+        )
         advantages[b, t] = token_field(batch, "teacher_logprobs", b, t) - rollout
     terms: TokenTerms = {}
     for (b, t), lp in logprobs.items():
@@ -105,13 +116,20 @@ def clipped_ratio(batch: Fields, outputs: Fields, b: int, t: int, is_clip: float
 
 
 def sdft(
-    batch: Fields, outputs: Fields, *, alpha: float = 0.5, is_clip: float = 2.0, temperature: float = 1.0
+    batch: Fields,
+    outputs: Fields,
+    *,
+    alpha: float = 0.5,
+    is_clip: float = 2.0,
+    temperature: float = 1.0,
+    held: Fields | None = None,
 ) -> float:
-    """clipped_ratio times generalized_jsd with the teacher's share alpha, the mean over rows of token means."""
+    """clipped_ratio of held times generalized_jsd with the teacher's share alpha, the mean over rows of token means."""
+    constant = outputs if held is None else held
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         log_p, log_q = teacher_and_student(batch, outputs, b, t, temperature)
-        terms[b, t] = clipped_ratio(batch, outputs, b, t, is_clip) * jensen_shannon(log_p, log_q, alpha)
+        terms[b, t] = clipped_ratio(batch, constant, b, t, is_clip) * jensen_shannon(log_p, log_q, alpha)
     return aggregate(terms, batch, "seq_mean_token_mean", None)
 
 
@@ -123,18 +141,20 @@ def sdpo(
     distillation_weight: float = 1.0,
     ratio_clip_min: float = 0.2,
     ratio_clip_max: float = 0.2,
+    held: Fields | None = None,
 ) -> float:
     """w times the mean over rows of token means of clipped_ratio (lp - lp_T) lp, + (1 - w) ppo_clip, w the weight.
 
-    ppo_clip is aggregated alike; a side of weight 0 is not evaluated.
+    clipped_ratio and lp - lp_T are those of held. ppo_clip is aggregated alike; a side of weight 0 is not evaluated.
     """
+    constant = outputs if held is None else held
     value = 0.0
     if distillation_weight != 0.0:
         terms: TokenTerms = {}
         for b, t in live_tokens(batch):
-            lp = next_token_logprob(batch, outputs, b, t)
-            gap = lp - token_field(batch, "teacher_logprobs", b, t)
-            terms[b, t] = clipped_ratio(batch, outputs, b, t, is_clip) * gap * lp
+            gap = next_token_logprob(batch, constant, b, t) - token_field(batch, "teacher_logprobs", b, t)
+            factor = clipped_ratio(batch, constant, b, t, is_clip) * gap
+            terms[b, t] = factor * next_token_logprob(batch, outputs, b, t)
         value += distillation_weight * aggregate(terms, batch, "seq_mean_token_mean", None)
     if distillation_weight != 1.0:
         policy = ppo_clip(
