@@ -5,6 +5,9 @@ in the outputs beside a `held` equal to them are then the gradient of the surrog
 """
 
 import math
+from typing import Any
+
+import numpy as np
 
 from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
 from .distillation import reverse_kl, teacher_and_student
@@ -19,21 +22,39 @@ def token_field(batch: Fields, name: str, b: int, t: int) -> float:
     return float(batch[name][b, t + 1])
 
 
-def rewards_to_go(gains: list[float | None], gamma: float, length_normalization: bool) -> list[float]:
+def rewards_to_go(
+    gains: list[float | None], gamma: float, length_normalization: bool, discount: str = "relative"
+) -> list[float]:
     """R_i = sum_{j >= i} gamma^{d_ij} gain_j over a row's trained tokens, over sum gamma^{d_ij} where normalised.
 
-    gains holds None at the untrained places between, so that the discount d_ij is the distance in the row.
+    gains holds None at the untrained places between, so that the discount d_ij is the distance in the row: j - i
+    (relative), or j - f from the first trained place f, whatever i is (absolute). gamma 0: R_i = gain_i either way.
+    An untrained place has 0.
     """
+    if discount not in ("relative", "absolute"):
+        raise ValueError(f"unknown discount {discount!r}")
+    if gamma == 0.0:
+        return [0.0 if gain is None else gain for gain in gains]
+    first = next((place for place, gain in enumerate(gains) if gain is not None), 0)
     found = []
-    for start in range(len(gains)):
-        total = 0.0
-        discounts = 0.0
-        for distance, gain in enumerate(gains[start:]):
-            if gain is not None:
-                total += math.pow(gamma, distance) * gain
-                discounts += math.pow(gamma, distance)
-        found.append(total / max(discounts, 1.0) if length_normalization else total)
+    for start, own in enumerate(gains):
+        origin = start if discount == "relative" else first
+        total = discounts = 0.0
+        for place in range(start, len(gains)):
+            gain = gains[place]
+            if own is not None and gain is not None:
+                total += math.pow(gamma, place - origin) * gain
+                discounts += math.pow(gamma, place - origin)
+        found.append(total / discounts if length_normalization and own is not None else total)
     return found
+
+
+def whole_answers(batch: Fields) -> dict[str, Any]:
+    """The batch with every token trained from a row's first trained one to the end of the row, and no global count."""
+    mask = np.zeros_like(batch["token_mask"])
+    for b, t in live_tokens(batch):
+        mask[b, t + 1 :] = 1.0
+    return {name: x for name, x in batch.items() if name != "global_valid_toks"} | {"token_mask": mask}
 
 
 def minillm(
@@ -46,21 +67,27 @@ def minillm(
     ratio_clip_min: float = 0.2,
     ratio_clip_max: float = 0.2,
     temperature: float = 1.0,
+    discount: str = "relative",
+    padding: str = "ignored",
     held: Fields | None = None,
 ) -> float:
     """token mean of ppo_clip at ratio exp(lp - lp_old) and advantage A + R, + single_step_weight reverse_kl.
 
     R is rewards_to_go of log p - log q of the sampled tokens (p teacher, q student, at the temperature). Without
-    prev_logprobs lp_old is lp of held, and the ratio 1; without advantages A is 0.
+    prev_logprobs lp_old is lp of held, and the ratio 1; without advantages A is 0. With padding counted, R
+    and reverse_kl are those of whole_answers.
     """
+    if padding not in ("ignored", "counted"):
+        raise ValueError(f"unknown padding {padding!r}")
+    counted = whole_answers(batch) if padding == "counted" else batch
     constant = outputs if held is None else held
     rows, width = batch["token_mask"].shape
     gains: list[list[float | None]] = [[None] * (width - 1) for _ in range(rows)]
-    for b, t in live_tokens(batch):
+    for b, t in live_tokens(counted):
         log_p, log_q = teacher_and_student(batch, constant, b, t, temperature)
         y = target(batch, b, t)
         gains[b][t] = log_p[y] - log_q[y]
-    to_go = [rewards_to_go(row, gamma, length_normalization) for row in gains]
+    to_go = [rewards_to_go(row, gamma, length_normalization, discount) for row in gains]
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         given = "prev_logprobs" in batch
@@ -72,7 +99,7 @@ def minillm(
         terms[b, t] = ppo_term(ratio, advantage, ratio_clip_min, ratio_clip_max, None)
     value = aggregate(terms, batch, "token_mean", None)
     if single_step_weight != 0.0:
-        value += single_step_weight * reverse_kl(batch, outputs, temperature=temperature)
+        value += single_step_weight * reverse_kl(counted, outputs, temperature=temperature)
     return value
 
 
