@@ -166,7 +166,8 @@ OTHERS: Final = (
     Trl(
         "minillm",
         counterpart="MiniLLMTrainer",
-        difference="its mask is of ids that are never ignored, so padding counts",
+        option={"padding": "counted", "discount": "absolute"},
+        note="its mask is of ids that are never ignored: padding counts, and so does a row in which nothing is trained",
     ),
     Trl("bnpo", counterpart="PPOTrainer", option={"empty": "nan"}, note="its policy term, cliprange 0.2"),
     Trl("luspo", counterpart="GRPOTrainer, beta > 0", difference="its mean is over padding too"),

@@ -1,6 +1,13 @@
-"""Distillation along sampled tokens: the value of each surrogate, its constant factors taken at the policy itself."""
+"""Distillation along sampled tokens: the value of each surrogate, its constant factors taken at the policy itself.
+
+Factors without gradient are taken from `held`, a policy that stays where it is; None: from the outputs. Finite differences
+in the outputs beside a `held` equal to them are then the gradient of the surrogate.
+"""
 
 import math
+from typing import Any
+
+import numpy as np
 
 from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
 from .distillation import reverse_kl, teacher_and_student
@@ -15,21 +22,39 @@ def token_field(batch: Fields, name: str, b: int, t: int) -> float:
     return float(batch[name][b, t + 1])
 
 
-def rewards_to_go(gains: list[float | None], gamma: float, length_normalization: bool) -> list[float]:
+def rewards_to_go(
+    gains: list[float | None], gamma: float, length_normalization: bool, discount: str = "relative"
+) -> list[float]:
     """R_i = sum_{j >= i} gamma^{d_ij} gain_j over a row's trained tokens, over sum gamma^{d_ij} where normalised.
 
-    gains holds None at the untrained places between, so that the discount d_ij is the distance in the row.
+    gains holds None at the untrained places between, so that the discount d_ij is the distance in the row: j - i
+    (relative), or j - f from the first trained place f, whatever i is (absolute). gamma 0: R_i = gain_i either way.
+    An untrained place has 0.
     """
+    if discount not in ("relative", "absolute"):
+        raise ValueError(f"unknown discount {discount!r}")
+    if gamma == 0.0:
+        return [0.0 if gain is None else gain for gain in gains]
+    first = next((place for place, gain in enumerate(gains) if gain is not None), 0)
     found = []
-    for start in range(len(gains)):
-        total = 0.0
-        discounts = 0.0
-        for distance, gain in enumerate(gains[start:]):
-            if gain is not None:
-                total += math.pow(gamma, distance) * gain
-                discounts += math.pow(gamma, distance)
-        found.append(total / max(discounts, 1.0) if length_normalization else total)
+    for start, own in enumerate(gains):
+        origin = start if discount == "relative" else first
+        total = discounts = 0.0
+        for place in range(start, len(gains)):
+            gain = gains[place]
+            if own is not None and gain is not None:
+                total += math.pow(gamma, place - origin) * gain
+                discounts += math.pow(gamma, place - origin)
+        found.append(total / discounts if length_normalization and own is not None else total)
     return found
+
+
+def whole_answers(batch: Fields) -> dict[str, Any]:
+    """The batch with every token trained from a row's first trained one to the end of the row, and no global count."""
+    mask = np.zeros_like(batch["token_mask"])
+    for b, t in live_tokens(batch):
+        mask[b, t + 1 :] = 1.0
+    return {name: x for name, x in batch.items() if name != "global_valid_toks"} | {"token_mask": mask}
 
 
 def minillm(
@@ -42,52 +67,65 @@ def minillm(
     ratio_clip_min: float = 0.2,
     ratio_clip_max: float = 0.2,
     temperature: float = 1.0,
+    discount: str = "relative",
+    padding: str = "ignored",
+    held: Fields | None = None,
 ) -> float:
     """token mean of ppo_clip at ratio exp(lp - lp_old) and advantage A + R, + single_step_weight reverse_kl.
 
     R is rewards_to_go of log p - log q of the sampled tokens (p teacher, q student, at the temperature). Without
-    prev_logprobs the ratio is 1, without advantages A is 0.
+    prev_logprobs lp_old is lp of held, and the ratio 1; without advantages A is 0. With padding counted, R
+    and reverse_kl are those of whole_answers.
     """
+    if padding not in ("ignored", "counted"):
+        raise ValueError(f"unknown padding {padding!r}")
+    counted = whole_answers(batch) if padding == "counted" else batch
+    constant = outputs if held is None else held
     rows, width = batch["token_mask"].shape
     gains: list[list[float | None]] = [[None] * (width - 1) for _ in range(rows)]
-    for b, t in live_tokens(batch):
-        log_p, log_q = teacher_and_student(batch, outputs, b, t, temperature)
+    for b, t in live_tokens(counted):
+        log_p, log_q = teacher_and_student(batch, constant, b, t, temperature)
         y = target(batch, b, t)
         gains[b][t] = log_p[y] - log_q[y]
-    to_go = [rewards_to_go(row, gamma, length_normalization) for row in gains]
+    to_go = [rewards_to_go(row, gamma, length_normalization, discount) for row in gains]
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
-        ratio = 1.0
-        if "prev_logprobs" in batch:
-            ratio = exp(next_token_logprob(batch, outputs, b, t) - token_field(batch, "prev_logprobs", b, t))
+        given = "prev_logprobs" in batch
+        old = token_field(batch, "prev_logprobs", b, t) if given else next_token_logprob(batch, constant, b, t)
+        ratio = exp(next_token_logprob(batch, outputs, b, t) - old)
         advantage = to_go[b][t]
         if "advantages" in batch:
             advantage += token_field(batch, "advantages", b, t)
         terms[b, t] = ppo_term(ratio, advantage, ratio_clip_min, ratio_clip_max, None)
     value = aggregate(terms, batch, "token_mean", None)
     if single_step_weight != 0.0:
-        value += single_step_weight * reverse_kl(batch, outputs, temperature=temperature)
+        value += single_step_weight * reverse_kl(counted, outputs, temperature=temperature)
     return value
 
 
-def opd_sampled(batch: Fields, outputs: Fields) -> float:
-    """-(lp_T - lp) lp, token mean."""
+def opd_sampled(batch: Fields, outputs: Fields, *, held: Fields | None = None) -> float:
+    """-(lp_T - lp of held) lp, token mean."""
+    constant = outputs if held is None else held
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
-        lp = next_token_logprob(batch, outputs, b, t)
-        terms[b, t] = -(token_field(batch, "teacher_logprobs", b, t) - lp) * lp
+        gap = token_field(batch, "teacher_logprobs", b, t) - next_token_logprob(batch, constant, b, t)
+        terms[b, t] = -gap * next_token_logprob(batch, outputs, b, t)
     return aggregate(terms, batch, "token_mean", None)
 
 
-def iw_opd(batch: Fields, outputs: Fields, *, gamma: float = 0.5) -> float:
-    """-w A lp, token mean; A = lp_T - generation_logprobs (or - lp without those).
+def iw_opd(batch: Fields, outputs: Fields, *, gamma: float = 0.5, held: Fields | None = None) -> float:
+    """-w A lp, token mean; A = lp_T - generation_logprobs (or - lp of held without those).
 
     w_t = 1 + gamma (1 - sum_{s<t} |A_s| / max(sum_s |A_s|, 1e-8)), sums over the row's trained tokens.
     """
+    constant = outputs if held is None else held
     logprobs = {(b, t): next_token_logprob(batch, outputs, b, t) for b, t in live_tokens(batch)}
     advantages: TokenTerms = {}
-    for (b, t), lp in logprobs.items():
-        rollout = token_field(batch, "generation_logprobs", b, t) if "generation_logprobs" in batch else lp
+    for b, t in logprobs:
+        given = "generation_logprobs" in batch
+        rollout = (
+            token_field(batch, "generation_logprobs", b, t) if given else next_token_logprob(batch, constant, b, t)
+        )
         advantages[b, t] = token_field(batch, "teacher_logprobs", b, t) - rollout
     terms: TokenTerms = {}
     for (b, t), lp in logprobs.items():
@@ -105,13 +143,20 @@ def clipped_ratio(batch: Fields, outputs: Fields, b: int, t: int, is_clip: float
 
 
 def sdft(
-    batch: Fields, outputs: Fields, *, alpha: float = 0.5, is_clip: float = 2.0, temperature: float = 1.0
+    batch: Fields,
+    outputs: Fields,
+    *,
+    alpha: float = 0.5,
+    is_clip: float = 2.0,
+    temperature: float = 1.0,
+    held: Fields | None = None,
 ) -> float:
-    """clipped_ratio times generalized_jsd with the teacher's share alpha, the mean over rows of token means."""
+    """clipped_ratio of held times generalized_jsd with the teacher's share alpha, the mean over rows of token means."""
+    constant = outputs if held is None else held
     terms: TokenTerms = {}
     for b, t in live_tokens(batch):
         log_p, log_q = teacher_and_student(batch, outputs, b, t, temperature)
-        terms[b, t] = clipped_ratio(batch, outputs, b, t, is_clip) * jensen_shannon(log_p, log_q, alpha)
+        terms[b, t] = clipped_ratio(batch, constant, b, t, is_clip) * jensen_shannon(log_p, log_q, alpha)
     return aggregate(terms, batch, "seq_mean_token_mean", None)
 
 
@@ -123,18 +168,20 @@ def sdpo(
     distillation_weight: float = 1.0,
     ratio_clip_min: float = 0.2,
     ratio_clip_max: float = 0.2,
+    held: Fields | None = None,
 ) -> float:
     """w times the mean over rows of token means of clipped_ratio (lp - lp_T) lp, + (1 - w) ppo_clip, w the weight.
 
-    ppo_clip is aggregated alike; a side of weight 0 is not evaluated.
+    clipped_ratio and lp - lp_T are those of held. ppo_clip is aggregated alike; a side of weight 0 is not evaluated.
     """
+    constant = outputs if held is None else held
     value = 0.0
     if distillation_weight != 0.0:
         terms: TokenTerms = {}
         for b, t in live_tokens(batch):
-            lp = next_token_logprob(batch, outputs, b, t)
-            gap = lp - token_field(batch, "teacher_logprobs", b, t)
-            terms[b, t] = clipped_ratio(batch, outputs, b, t, is_clip) * gap * lp
+            gap = next_token_logprob(batch, constant, b, t) - token_field(batch, "teacher_logprobs", b, t)
+            factor = clipped_ratio(batch, constant, b, t, is_clip) * gap
+            terms[b, t] = factor * next_token_logprob(batch, outputs, b, t)
         value += distillation_weight * aggregate(terms, batch, "seq_mean_token_mean", None)
     if distillation_weight != 1.0:
         policy = ppo_clip(

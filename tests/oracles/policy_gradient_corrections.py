@@ -1,7 +1,8 @@
 """Corrections for a behaviour policy that is not the old one (tis-divergence_mask): ppo_clip's terms times a constant weight W.
 
 g = lp_old - lp_gen of a token (lp_gen = generation_logprobs), W0 = e^g; sums and means over the row's trained tokens.
-The losses take the settings of `corrected` besides their own.
+The losses take the settings of `corrected` besides their own; those whose W is an importance weight, not a choice of what is
+kept, those of `importance_weighted`.
 """
 
 import math
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
+from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob, row_weight
 from .numerics import exp
 from .policy_gradient import clamped, kl_term, ppo_term
 from .policy_gradient_sequences import mean_log_ratios
@@ -64,6 +65,32 @@ def corrected(
     return aggregate(terms, batch, aggregation, max_length)
 
 
+def normalized(batch: Fields, weight: Weight, over: str) -> Weight:
+    """weight over its mean, which is taken over the trained tokens or over the rows that have some.
+
+    tokens  sum_bt m_bt W_bt / sum_bt m_bt
+    rows    sum_b s_b W_b / sum_b s_b
+    A mean of 1e-8 or less is left out.
+    """
+    pairs = []
+    if over == "tokens":
+        for b, t in live_tokens(batch):
+            pairs.append((float(batch["token_mask"][b, t + 1]) * row_weight(batch, b), weight(b, t)))
+    else:
+        for b, t in {b: (b, t) for b, t in live_tokens(batch)}.values():
+            pairs.append((row_weight(batch, b), weight(b, t)))
+    total = sum(share for share, _ in pairs)
+    mean = sum(share * w for share, w in pairs) / total if total != 0.0 else 0.0
+    return (lambda b, t: weight(b, t) / mean) if mean > 1e-8 else weight
+
+
+def importance_weighted(
+    batch: Fields, outputs: Fields, weight: Weight, over: str, *, batch_normalize: bool = False, **shared: Any
+) -> float:
+    """corrected with weight, or with normalized weight where batch_normalize."""
+    return corrected(batch, outputs, normalized(batch, weight, over) if batch_normalize else weight, **shared)
+
+
 def tis(
     batch: Fields,
     outputs: Fields,
@@ -83,7 +110,7 @@ def tis(
             w = 0.0
         return min(max(w, is_min), is_max)
 
-    return corrected(batch, outputs, weight, **shared)
+    return importance_weighted(batch, outputs, weight, "tokens", **shared)
 
 
 def icepop(batch: Fields, outputs: Fields, *, is_min: float = 0.5, is_max: float = 2.0, **shared: Any) -> float:
@@ -93,7 +120,7 @@ def icepop(batch: Fields, outputs: Fields, *, is_min: float = 0.5, is_max: float
         w = exp(generation_gap(batch, b, t))
         return w if inside(w, is_min, is_max) else 0.0
 
-    return corrected(batch, outputs, weight, **shared)
+    return importance_weighted(batch, outputs, weight, "tokens", **shared)
 
 
 def seq_truncate(batch: Fields, outputs: Fields, *, is_max: float = 3.0, **shared: Any) -> float:
@@ -102,7 +129,7 @@ def seq_truncate(batch: Fields, outputs: Fields, *, is_max: float = 3.0, **share
     def weight(b: int, _: int) -> float:
         return min(exp(sum(row_gaps(batch, b))), is_max)
 
-    return corrected(batch, outputs, weight, **shared)
+    return importance_weighted(batch, outputs, weight, "rows", **shared)
 
 
 def seq_mask(batch: Fields, outputs: Fields, *, is_min: float = 0.0, is_max: float = 3.0, **shared: Any) -> float:
@@ -112,7 +139,7 @@ def seq_mask(batch: Fields, outputs: Fields, *, is_min: float = 0.0, is_max: flo
         w = exp(sum(row_gaps(batch, b)))
         return w if inside(w, is_min, is_max) else 0.0
 
-    return corrected(batch, outputs, weight, **shared)
+    return importance_weighted(batch, outputs, weight, "rows", **shared)
 
 
 def seq_mask_tis(batch: Fields, outputs: Fields, *, is_min: float = 0.5, is_max: float = 2.0, **shared: Any) -> float:
@@ -123,7 +150,7 @@ def seq_mask_tis(batch: Fields, outputs: Fields, *, is_min: float = 0.5, is_max:
         kept = inside(exp(sum(gaps) / len(gaps)), is_min, is_max)
         return exp(generation_gap(batch, b, t)) if kept else 0.0
 
-    return corrected(batch, outputs, weight, **shared)
+    return importance_weighted(batch, outputs, weight, "tokens", **shared)
 
 
 def off_policy_mask(batch: Fields, outputs: Fields, *, threshold: float = 0.1, **shared: Any) -> float:

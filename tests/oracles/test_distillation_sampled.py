@@ -29,10 +29,14 @@ def sampled(seed: int) -> tuple[Data, Data]:
 def test_rewards_to_go_by_hand() -> None:
     # Trained gains 1, 2 and 4 with a hole at distance 1; discounts 1, 1/4 and 1/8 from the first.
     gains = [1.0, None, 2.0, 4.0]
-    assert rewards_to_go(gains, 0.5, False) == [2.0, 2.0, 4.0, 4.0]
-    assert rewards_to_go(gains, 0.5, True) == [2.0 / 1.375, 2.0, 4.0 / 1.5, 4.0]
-    assert rewards_to_go(gains, 1.0, False) == [7.0, 6.0, 6.0, 4.0]
-    assert rewards_to_go(gains, 0.0, True)[::2] == [1.0, 2.0]
+    assert rewards_to_go(gains, 0.5, False) == [2.0, 0.0, 4.0, 4.0]
+    assert rewards_to_go(gains, 0.5, True) == [2.0 / 1.375, 0.0, 4.0 / 1.5, 4.0]
+    assert rewards_to_go(gains, 1.0, False) == [7.0, 0.0, 6.0, 4.0]
+    assert rewards_to_go(gains, 0.0, True) == [1.0, 0.0, 2.0, 4.0]
+    # Powers from the first trained place on: 1, 1/4 and 1/8 wherever the sum begins.
+    assert rewards_to_go([None, *gains], 0.5, False, "absolute") == [0.0, 2.0, 0.0, 1.0, 0.5]
+    assert rewards_to_go([None, *gains], 0.5, True, "absolute") == [0.0, 2.0 / 1.375, 0.0, 4.0 / 1.5, 4.0]
+    assert rewards_to_go(gains, 0.0, False, "absolute") == [1.0, 0.0, 2.0, 4.0]
 
 
 def pair_of_tokens() -> tuple[Data, Data]:
@@ -66,6 +70,20 @@ def test_minillm_by_hand() -> None:
     hot[0]["prev_logprobs"] = arr([NAN, math.log(0.9), math.log(0.1) - 1])
     expected = -(first + 1 + 1.2 * second) / 2 + REVERSE
     assert minillm(*hot, gamma=0.0, temperature=2.0) == near(expected)
+
+
+def test_minillm_with_padding_counted() -> None:
+    batch, outputs = pair_of_tokens()
+    first, second = math.log(2 / 3), LOG2
+    # The second token is padding: it is in R of the first, in the divergence of both, and not a token of the policy.
+    batch["token_mask"] = arr([0, 1, 0])
+    assert minillm(batch, outputs, single_step_weight=0.0) == near(-first)
+    assert minillm(batch, outputs, padding="counted", single_step_weight=0.0) == near(-(first + second) / 2)
+    batch["global_valid_toks"] = np.array(4.0)
+    assert minillm(batch, outputs, padding="counted") == near(-(first + second) / 2 / 4 + REVERSE)
+    # What comes before the answer is no padding.
+    batch["token_mask"] = arr([0, 0, 1])
+    assert minillm(batch, outputs, padding="counted") == near(-second / 4 + REVERSE)
 
 
 def test_minillm_reductions() -> None:

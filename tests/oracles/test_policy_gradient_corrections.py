@@ -49,6 +49,20 @@ def test_token_weights_by_hand() -> None:
     assert icepop(*behind([0.75, 1.0]), is_min=1.0) == near(2 / 2)
 
 
+def test_weights_of_mean_one_by_hand() -> None:
+    batch, outputs = behind([0.25, 1.0], [1.5, 4.0])
+    # tis: weights 1/4, 1, 3/2, 2 of mean 19/16; icepop: 0, 1, 3/2, 0 of mean 5/8.
+    assert tis(batch, outputs, batch_normalize=True) == near(24.25 / 4 * 16 / 19)
+    assert icepop(batch, outputs, batch_normalize=True) == near(8 / 4 * 8 / 5)
+    # seq_truncate: rows 1/4 and 3, whatever their lengths; a row that counts three times pulls the mean to itself.
+    batch["token_mask"][0, 2] = 0.0
+    assert seq_truncate(batch, outputs, batch_normalize=True) == near((0.25 + 3 * 12) / 3 / 1.625)
+    batch["sample_mask"] = arr(3.0, 1.0)
+    assert seq_truncate(batch, outputs, batch_normalize=True) == near((3 * 0.25 + 3 * 12) / 5 / (3.75 / 4))
+    # Everything left out: there is nothing to divide by.
+    assert seq_mask(batch, outputs, is_max=0.1, batch_normalize=True) == 0.0
+
+
 def test_sequence_weights_by_hand() -> None:
     # Products 1/2, 6, 3/4; geometric means sqrt(1/2), sqrt 6, sqrt(3/4).
     batch, outputs = behind([0.5, 1.0], [1.5, 4.0], [3.0, 0.25])

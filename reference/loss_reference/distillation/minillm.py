@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 import torch
 from torch import Tensor
 
@@ -13,13 +16,18 @@ from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import token_constant
 from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import probability_ratio
-from loss_reference.reduction import global_count, mean_of_terms
+from loss_reference.reduction import global_count, keep_active, mean_of_terms, row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["MiniLLMLoss", "discounted_future"]
+__all__ = ["MiniLLMLoss", "answer_positions", "discounted_future"]
+
+DISCOUNTS: Final = ("relative", "absolute")
+PADDINGS: Final = ("ignored", "counted")
+PADDING_READ: Final = 'padding="counted" reads what a masked position holds on purpose, as TRL does'
+READ_LAWS: Final = ("mask_value", "mask_extreme", "mask_gradient", "padding")
 
 
 def discounted_future(x: Tensor, gamma: float) -> Tensor:
@@ -28,6 +36,11 @@ def discounted_future(x: Tensor, gamma: float) -> Tensor:
     for x_t in reversed(x.unbind(dim=-1)):
         future.append(x_t + gamma * future[-1] if future else x_t)
     return torch.stack(future[::-1], dim=-1) if future else x
+
+
+def answer_positions(m: Tensor) -> Tensor:
+    """Return whether a position is of the answer: the row's first trained one or any after it, padding too, [B, S-1]."""
+    return (m != 0).cumsum(dim=1) > 0
 
 
 @register("minillm")
@@ -45,8 +58,12 @@ class MiniLLMLoss(LossFunction):
 
     Config: ``gamma`` g (1, in [0, 1]; 0: each token earns its own log-ratio alone); ``length_normalization`` (True);
     ``single_step_weight`` w (1, at least 0); ``ratio_clip_min`` e_l, ``ratio_clip_max`` e_h (0.2, at least 0);
-    ``temperature`` (1, above 0) of R and of the divergence, not of rho. TRL discounts with g^s from the start of the row:
-    the same with length normalisation, g^t times as much without.
+    ``temperature`` (1, above 0) of R and of the divergence, not of rho. ``discount`` (``"relative"``; ``"absolute"``: the
+    powers of g count from the answer's first trained token t0, so that R_t is g^(t-t0) times as much; TRL. With length
+    normalisation the factor cancels, and g = 0 has none). ``padding`` (``"ignored"``; ``"counted"``: m of R is 1, and the
+    divergence is averaged, at every position from t0 to the end of the row, whatever ``token_mask`` says of it; TRL, whose
+    mask leaves out ids of -100 that answers never hold). What is counted is read: it must hold numbers and token ids, more
+    padding changes the result, and the mean of the divergence is over the positions of this batch.
 
     Raises:
         KeyError: no ``teacher_logits``.
@@ -68,6 +85,7 @@ class MiniLLMLoss(LossFunction):
             "single_step_weight": Option(values=(0.0, 1.0)),
             "ratio_clip_min": Option(values=(0.0, 0.2)),
             "ratio_clip_max": Option(values=(0.0, 0.2)),
+            "padding": Option(values=PADDINGS),
         },
     )
     temperature = Setting(1.0, above=0.0)
@@ -76,28 +94,48 @@ class MiniLLMLoss(LossFunction):
     single_step_weight = Setting(1.0, least=0.0)
     ratio_clip_min = Setting(0.2, least=0.0)
     ratio_clip_max = Setting(0.2, least=0.0)
+    discount = Setting("relative", choices=DISCOUNTS)
+    padding = Setting("ignored", choices=PADDINGS)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        cancels = self.length_normalization or self.gamma in (0.0, 1.0)
+        options = {**self.contract.options, "discount": Option(values=DISCOUNTS, inert=cancels)}
+        self.contract = refine(self.contract, options=options)
+        if self.padding == "counted":
+            exempt = {**self.contract.exempt, **dict.fromkeys(READ_LAWS, PADDING_READ)}
+            self.contract = refine(self.contract, coupled=True, exempt=exempt)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)
-        y = next_tokens(batch, m, z_q.shape[-1])
-        log_p = (teacher_logits(batch, m, z_q.shape[-1]) / self.temperature).log_softmax(dim=-1)
+        c = m  # where R and the divergence are taken
+        if self.padding == "counted":
+            c = answer_positions(m) * row_weights(batch, m).unsqueeze(1)
+            z_q = keep_active(model_outputs["logits"][:, :-1], c)
+        y = next_tokens(batch, c, z_q.shape[-1])
+        log_p = (teacher_logits(batch, c, z_q.shape[-1]) / self.temperature).log_softmax(dim=-1)
         log_q = (z_q / self.temperature).log_softmax(dim=-1)
-        A = self.future_reward(sampled(log_p - log_q.detach(), y), m)
+        A = self.future_reward(sampled(log_p - log_q.detach(), y), m, c)
         if batch.get("advantages") is not None:
             A = A + token_constant(batch, "advantages", m)
         lp = sampled(z_q.log_softmax(dim=-1), y)
         given = batch.get("prev_logprobs") is not None
         rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m) if given else lp.detach())
-        terms = ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max)
+        T_g = global_count(batch, "global_valid_toks")
+        loss = mean_of_terms(ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max), m, T_g)
         if self.single_step_weight > 0:
-            terms = terms + self.single_step_weight * reverse_kl(log_p, log_q)
-        return mean_of_terms(terms, m, global_count(batch, "global_valid_toks"))
+            kl = mean_of_terms(reverse_kl(log_p, log_q), c, T_g if self.padding == "ignored" else None)
+            loss = loss + self.single_step_weight * kl
+        return loss
 
-    def future_reward(self, log_ratio: Tensor, m: Tensor) -> Tensor:
-        """Return R [B, S-1] from lp_T - lp of the sampled tokens and the weights m, both [B, S-1]."""
-        trained = (m != 0).to(log_ratio)
-        R = discounted_future(trained * log_ratio, self.gamma)
-        if not self.length_normalization:
-            return R
-        tokens = discounted_future(trained, self.gamma)
-        return R / tokens.where(tokens > 0, 1.0)
+    def future_reward(self, log_ratio: Tensor, m: Tensor, c: Tensor) -> Tensor:
+        """Return R [B, S-1] of lp_T - lp of the sampled tokens, the weights m, and those of what R sums over, c."""
+        counted = (c != 0).to(log_ratio)
+        R = discounted_future(counted * log_ratio, self.gamma)
+        if self.length_normalization:
+            tokens = discounted_future(counted, self.gamma)
+            return R / tokens.where(tokens > 0, 1.0)
+        if self.discount == "absolute" and self.gamma > 0:
+            since = (answer_positions(m).cumsum(dim=1) - 1).clamp(min=0).to(R)  # t - t0
+            return R * self.gamma**since
+        return R

@@ -16,6 +16,7 @@ from loss_reference.policy_gradient.correction import (
     DIVERGENCES,
     divergence_kept,
     icepop_weight,
+    mean_one,
     off_policy_kept,
     seq_mask_tis_weight,
     seq_mask_weight,
@@ -24,6 +25,7 @@ from loss_reference.policy_gradient.correction import (
 )
 from loss_reference.policy_gradient.ppo_clip import PPOClipLoss, ppo_clip
 from loss_reference.policy_gradient.ratio import MAX_LOG_RATIO, mean_over_tokens, ratio_of
+from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
@@ -32,6 +34,7 @@ __all__ = [
     "CorrectedPolicyLoss",
     "DivergenceMaskLoss",
     "IcePopLoss",
+    "ImportanceWeightedLoss",
     "OffPolicyMaskLoss",
     "SequenceMaskLoss",
     "SequenceMaskTISLoss",
@@ -108,7 +111,47 @@ def require_order(loss: object, low: tuple[str, float], high: tuple[str, float])
         raise ConfigError(f"{type(loss).__name__}: {low[0]}={low[1]!r} is above {high[0]}={high[1]!r}")
 
 
-class _BoundedLoss(CorrectedPolicyLoss):
+class ImportanceWeightedLoss(CorrectedPolicyLoss):
+    """A corrected loss whose W is an importance weight; with ``batch_normalize`` it is divided by its mean over the batch.
+
+    Formula, inputs, errors and gradient as ``CorrectedPolicyLoss``. The mean is taken after W is bounded or cut off: over
+    tokens with their weights m, or over the rows that have tokens, with their ``sample_mask``, where W is one number per
+    row. It is that of *this* batch, so the losses of microbatches do not add up. A mean of 1e-8 or less divides nothing.
+
+    Config: that of ``CorrectedPolicyLoss``; ``batch_normalize`` (False; True: verl ``rollout_is_batch_normalize``, which
+    takes the mean over all ranks).
+
+    Raises:
+        ValueError: shapes that do not belong together, a token id outside the vocabulary.
+        ConfigError: a setting out of range or unknown, bounds that cross, ``"fixed"`` without ``max_length``.
+    """
+
+    contract = corrected(batch_normalize=Option(values=(False, True)))
+    batch_normalize = Setting(False)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.batch_normalize:
+            self.contract = refine(self.contract, coupled=True)
+
+    def weight(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        W = self.importance_weight(m, batch)
+        if not self.batch_normalize:
+            return W
+        rows = (row_weights(batch, m) * (m != 0).any(dim=1)).unsqueeze(1)
+        return mean_one(W, rows if self.weight_sums_row else m)
+
+    def importance_weight(self, m: Tensor, batch: Batch) -> Tensor:
+        """Return W before it is normalised, [B, S-1] or [B, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} must define importance_weight(self, m, batch)")
+
+
+def weighted(**options: Option) -> Contract:
+    """Return the contract of an importance-weighted loss with further options."""
+    return refine(ImportanceWeightedLoss.contract, options={**ImportanceWeightedLoss.contract.options, **options})
+
+
+class _BoundedLoss(ImportanceWeightedLoss):
     """A weight with a lower and an upper bound."""
 
     is_min = Setting(0.0, least=0.0)
@@ -123,9 +166,9 @@ class _BoundedLoss(CorrectedPolicyLoss):
 class TISLoss(_BoundedLoss):
     """Truncated importance sampling: W = clip(e^x, is_min, is_max) per token.
 
-    Formula, inputs, errors and gradient as ``CorrectedPolicyLoss``.
+    Formula, inputs, errors and gradient as ``ImportanceWeightedLoss``.
 
-    Config: that of ``CorrectedPolicyLoss``; ``is_min`` (0, at least 0) and ``is_max`` (2, above 0): NeMo RL 0 and no
+    Config: that of ``ImportanceWeightedLoss``; ``is_min`` (0, at least 0) and ``is_max`` (2, above 0): NeMo RL 0 and no
     default above, OpenRLHF 0.5 and 5, Open-Instruct 0 and 2, TRL ``token_truncate`` 0 and 3; ``overflow``
     (``"saturate"``: a huge e^x is is_max; ``"zero"``, NeMo RL: one that float32 cannot hold is 0 before it is clipped).
 
@@ -133,7 +176,7 @@ class TISLoss(_BoundedLoss):
     off-policy RL training" (2025).
     """
 
-    contract = corrected(
+    contract = weighted(
         is_min=Option(values=(0.0, 0.9)),
         is_max=Option(values=(1.05, 2.0, 5.0)),
         # Inert in the sense of the checks: it acts from 88 nats between the two policies on.
@@ -141,7 +184,7 @@ class TISLoss(_BoundedLoss):
     )
     overflow = Setting("saturate", choices=OVERFLOWS)
 
-    def weight(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+    def importance_weight(self, m: Tensor, batch: Batch) -> Tensor:
         return tis_weight(generation_log_ratio(m, batch), self.is_min, self.is_max, self.overflow)
 
 
@@ -149,39 +192,39 @@ class TISLoss(_BoundedLoss):
 class IcePopLoss(_BoundedLoss):
     """IcePop: W = e^x where is_min <= e^x <= is_max and 0 elsewhere, per token.
 
-    Formula, inputs, errors and gradient as ``CorrectedPolicyLoss``.
+    Formula, inputs, errors and gradient as ``ImportanceWeightedLoss``.
 
-    Config: that of ``CorrectedPolicyLoss``; ``is_min`` (0.5, at least 0) and ``is_max`` (2, above 0; NeMo RL
+    Config: that of ``ImportanceWeightedLoss``; ``is_min`` (0.5, at least 0) and ``is_max`` (2, above 0; NeMo RL
     suggests 5).
 
     Source: arXiv 2510.18855; NeMo RL ``icepop``; TRL ``token_mask``.
     """
 
-    contract = corrected(is_min=Option(values=(0.0, 0.5, 0.95)), is_max=Option(values=(1.05, 2.0, 5.0)))
+    contract = weighted(is_min=Option(values=(0.0, 0.5, 0.95)), is_max=Option(values=(1.05, 2.0, 5.0)))
     is_min = Setting(0.5, least=0.0)
 
-    def weight(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+    def importance_weight(self, m: Tensor, batch: Batch) -> Tensor:
         return icepop_weight(generation_log_ratio(m, batch), self.is_min, self.is_max)
 
 
 @register("seq_truncate")
-class SequenceTruncateLoss(CorrectedPolicyLoss):
+class SequenceTruncateLoss(ImportanceWeightedLoss):
     """Truncated importance sampling of whole answers: W_b = min(exp(sum_t x), is_max).
 
-    Formula, inputs, errors and gradient as ``CorrectedPolicyLoss``. ``sample_mask`` does not enter the sum. With
+    Formula, inputs, errors and gradient as ``ImportanceWeightedLoss``. ``sample_mask`` does not enter the sum. With
     ``ratio_level="sequence"``, ``aggregation="seq_mean_token_mean"`` and a huge is_max it is NeMo RL's GSPO with its
     importance-sampling correction on.
 
-    Config: that of ``CorrectedPolicyLoss``; ``is_max`` (3, above 0).
+    Config: that of ``ImportanceWeightedLoss``; ``is_max`` (3, above 0).
 
     Source: TRL ``sequence_truncate``.
     """
 
-    contract = corrected(is_max=Option(values=(1.05, 3.0, 1e9)))
+    contract = weighted(is_max=Option(values=(1.05, 3.0, 1e9)))
     weight_sums_row = True
     is_max = Setting(3.0, above=0.0)
 
-    def weight(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+    def importance_weight(self, m: Tensor, batch: Batch) -> Tensor:
         return seq_truncate_weight(generation_log_ratio(m, batch), self.is_max)
 
 
@@ -189,18 +232,18 @@ class SequenceTruncateLoss(CorrectedPolicyLoss):
 class SequenceMaskLoss(_BoundedLoss):
     """Masked importance sampling of whole answers: W_b = exp(sum_t x) within [is_min, is_max], 0 elsewhere.
 
-    Formula, inputs, errors and gradient as ``CorrectedPolicyLoss``. ``sample_mask`` does not enter the sum.
+    Formula, inputs, errors and gradient as ``ImportanceWeightedLoss``. ``sample_mask`` does not enter the sum.
 
-    Config: that of ``CorrectedPolicyLoss``; ``is_min`` (0, at least 0) and ``is_max`` (3, above 0).
+    Config: that of ``ImportanceWeightedLoss``; ``is_min`` (0, at least 0) and ``is_max`` (3, above 0).
 
     Source: TRL ``sequence_mask``, its default.
     """
 
-    contract = corrected(is_min=Option(values=(0.0, 0.9)), is_max=Option(values=(1.05, 3.0, 1e9)))
+    contract = weighted(is_min=Option(values=(0.0, 0.9)), is_max=Option(values=(1.05, 3.0, 1e9)))
     weight_sums_row = True
     is_max = Setting(3.0, above=0.0)
 
-    def weight(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+    def importance_weight(self, m: Tensor, batch: Batch) -> Tensor:
         return seq_mask_weight(generation_log_ratio(m, batch), self.is_min, self.is_max)
 
 
@@ -208,18 +251,18 @@ class SequenceMaskLoss(_BoundedLoss):
 class SequenceMaskTISLoss(_BoundedLoss):
     """Masked answers, weighted tokens: W = e^x per token, unbounded, in rows with is_min <= exp(mean_t x) <= is_max, else 0.
 
-    Formula, inputs, errors and gradient as ``CorrectedPolicyLoss``.
+    Formula, inputs, errors and gradient as ``ImportanceWeightedLoss``.
 
-    Config: that of ``CorrectedPolicyLoss``; ``is_min`` (0.5, at least 0) and ``is_max`` (2, above 0). NeMo RL suggests
+    Config: that of ``ImportanceWeightedLoss``; ``is_min`` (0.5, at least 0) and ``is_max`` (2, above 0). NeMo RL suggests
     0.999 and 1.002.
 
     Source: NeMo RL ``seq-mask-tis``; OpenRLHF.
     """
 
-    contract = corrected(is_min=Option(values=(0.0, 0.5, 0.99)), is_max=Option(values=(1.01, 2.0, 5.0)))
+    contract = weighted(is_min=Option(values=(0.0, 0.5, 0.99)), is_max=Option(values=(1.01, 2.0, 5.0)))
     is_min = Setting(0.5, least=0.0)
 
-    def weight(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+    def importance_weight(self, m: Tensor, batch: Batch) -> Tensor:
         return seq_mask_tis_weight(generation_log_ratio(m, batch), m, self.is_min, self.is_max)
 
 

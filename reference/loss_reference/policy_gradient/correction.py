@@ -23,6 +23,7 @@ __all__ = [
     "DIVERGENCE_LEVELS",
     "divergence_kept",
     "icepop_weight",
+    "mean_one",
     "off_policy_kept",
     "seq_mask_tis_weight",
     "seq_mask_weight",
@@ -32,6 +33,7 @@ __all__ = [
 
 DIVERGENCES: Final = ("k1", "k2", "k3")
 DIVERGENCE_LEVELS: Final = ("token", "seq_mean", "seq_sum", "seq_max")
+SMALLEST_MEAN: Final = 1e-8
 FLOAT32_OVERFLOW: Final = math.log(torch.finfo(torch.float32).max)
 
 
@@ -61,6 +63,13 @@ def seq_mask_tis_weight(x: Tensor, m: Tensor, is_min: float, is_max: float) -> T
     """Return e^x per token, unbounded, in rows where is_min <= exp(mean_t x) <= is_max, 0 in the others."""
     geometric_mean = ratio_of(mean_over_tokens(x, m))
     return ratio_of(x) * ((geometric_mean >= is_min) & (geometric_mean <= is_max))
+
+
+def mean_one(W: Tensor, weights: Tensor) -> Tensor:
+    """Return W over its mean sum(weights W) / sum(weights), both of one shape; W itself where the mean is 1e-8 at most."""
+    total = weights.sum()
+    mean = (weights * W).sum() / total.where(total != 0, 1.0)
+    return W / mean.where(mean > SMALLEST_MEAN, 1.0)
 
 
 def off_policy_kept(drift: Tensor, A: Tensor, m: Tensor, threshold: float) -> Tensor:

@@ -32,7 +32,7 @@ def test_discounted_future() -> None:
     assert discounted_future(x, 0.5).tolist() == [[3.0, 4.0, 4.0]]
     assert discounted_future(x[:, :0], 0.5).shape == (1, 0)
     m = torch.tensor([[1.0, 0.0, 0.3]])  # a weight of 0.3 trains on the token all the same
-    R = MiniLLMLoss({"gamma": 0.5}).future_reward(x * (m > 0), m)
+    R = MiniLLMLoss({"gamma": 0.5}).future_reward(x * (m > 0), m, m)
     assert R.tolist()[0] == pytest.approx([(1 + 4 / 4) / (1 + 1 / 4), 4.0, 4.0])
 
 
@@ -89,6 +89,46 @@ def test_minillm_parts() -> None:
     kl = value_and_gradient("reverse_kl", batch, outputs, "logits")
     torch.testing.assert_close(both[0] - policy_alone[0], kl[0])
     torch.testing.assert_close(both[1] - policy_alone[1], kl[1])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("length_normalization", [True, False])
+def test_powers_from_the_start_of_the_answer(length_normalization: bool, gamma: float) -> None:
+    """They matter where nothing divides them out; R of the second trained token, after a hole, has the factor g^2."""
+    config = {"gamma": gamma, "length_normalization": length_normalization}
+    relative, absolute = (MiniLLMLoss(config | {"discount": x}) for x in ("relative", "absolute"))
+    m, x = torch.tensor([[0.0, 1.0, 0.0, 0.5]]), torch.tensor([[0.0, 1.0, 0.0, 3.0]])
+    R, R_absolute = (loss.future_reward(x, m, m)[0, [1, 3]] for loss in (relative, absolute))
+    matters = gamma == 0.7 and not length_normalization
+    torch.testing.assert_close(R_absolute, R * torch.tensor([1.0, 0.49 if matters else 1.0]))
+    assert absolute.contract.options["discount"].inert is not matters
+
+
+def test_padding_that_counts() -> None:
+    """It is what MiniLLM says of whole answers, of the trained tokens of which alone the policy learns; and it is read."""
+    batch, outputs = extended_case(3, sample_mask="floats")
+    del batch["advantages"]
+    whole = batch | {"token_mask": (batch["token_mask"][:, 1:] != 0).cumsum(1).clamp(max=1)}
+    whole["token_mask"] = torch.cat([torch.zeros(4, 1), whole["token_mask"]], dim=1).double()
+    counted, alone = MiniLLMLoss({"padding": "counted"}), MiniLLMLoss({"padding": "counted", "single_step_weight": 0})
+    assert (whole["token_mask"] != batch["token_mask"])[:, 1:].any()
+    both, policy = (value_and_gradient(loss, batch, outputs, "logits") for loss in (counted, alone))
+    kl = value_and_gradient("reverse_kl", whole, outputs, "logits")
+    torch.testing.assert_close(both[0] - policy[0], kl[0])
+    torch.testing.assert_close(both[1] - policy[1], kl[1])
+    assert not policy[1][:, :-1][batch["token_mask"][:, 1:] == 0].any()
+    for loss in (counted, alone):  # with nothing to count it is the plain one
+        plain = MiniLLMLoss({"single_step_weight": loss.single_step_weight})
+        got, expected = (value_and_gradient(x, whole, outputs, "logits") for x in (loss, plain))
+        torch.testing.assert_close(got, expected)
+    read = batch | {"teacher_logits": batch["teacher_logits"].clone()}
+    read["teacher_logits"][:, :-1][(batch["token_mask"] == 0)[:, 1:], 0] += 1.0
+    for loss in (counted, alone):
+        moved, still = (value_and_gradient(loss, x, outputs, "logits")[0].item() for x in (read, batch))
+        assert moved != pytest.approx(still, rel=1e-6)
+    assert counted.contract.coupled
+    assert set(counted.contract.exempt) == {"mask_value", "mask_extreme", "mask_gradient", "padding"}
+    assert not MiniLLMLoss().contract.exempt
 
 
 def test_minillm_pulls_towards_what_the_teacher_likes() -> None:

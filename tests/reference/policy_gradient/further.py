@@ -11,7 +11,8 @@ from tests.reference.cases import Tensors
 from tests.reference.policy_gradient.helpers import cases
 
 FIELD = "next_token_logprobs"
-CORRECTED = ("tis", "icepop", "seq_truncate", "seq_mask", "seq_mask_tis", "off_policy_mask", "divergence_mask")
+WEIGHTED = ("tis", "icepop", "seq_truncate", "seq_mask", "seq_mask_tis")
+CORRECTED = (*WEIGHTED, "off_policy_mask", "divergence_mask")
 KL = ("kl_k1", "kl_k2", "kl_k3", "kl_abs", "kl_straight_through", "kl_unbiased")
 READS: dict[str, set[str]] = {
     "rloo": {"prev_logprobs", "advantages"},

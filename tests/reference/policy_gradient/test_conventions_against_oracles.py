@@ -15,13 +15,17 @@ from tests.oracles import policy_gradient_sequences as sequences
 from tests.oracles import policy_gradient_tokens as tokens
 from tests.reference.agreement import assert_agrees
 from tests.reference.cases import Tensors, value_and_gradient
-from tests.reference.policy_gradient.further import CORRECTED, FIELD, further_case
+from tests.reference.policy_gradient.further import CORRECTED, FIELD, WEIGHTED, further_case
 from tests.reference.policy_gradient.helpers import CONFIG
 from tests.reference.test_against_oracles import Config, Oracle, arrays
 
 CLIPPED: list[Config] = [{"log_ratio_clamp": 0.15}, {"ratio_clip_c": 1.05}]
 BY_ROW: Config = {"ratio_level": "sequence", "ratio_clip_max": 0.05}
 CORRECTION: list[Config] = [*CLIPPED, BY_ROW, {**BY_ROW, "log_ratio_clamp": 0.04, "ratio_clip_c": 1.02}]
+NORMALIZED: list[Config] = [
+    {"batch_normalize": True},
+    {"batch_normalize": True, "is_max": 1.05, "aggregation": "seq_mean_token_mean"},
+]
 SEQUENCE: list[Config] = [{"log_ratio_max": 0.03, "ratio_clip_min": 0.1, "ratio_clip_max": 1.0}]
 BY_TOKEN: Config = {"aggregation": "token_mean"}
 BOUNDS: list[Config] = [{"weight_bound": "absolute", "ratio_clip_max": 0.9}, {"weight_bound": "upper"}]
@@ -44,7 +48,7 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "gspo": (sequences.gspo, [*SEQUENCE, BY_TOKEN]),
     "gspo_token": (sequences.gspo_token, [*SEQUENCE, BY_TOKEN]),
     "luspo": (sequences.luspo, SEQUENCE),
-    **{name: (getattr(corrections, name), CORRECTION) for name in CORRECTED},
+    **{name: (getattr(corrections, name), CORRECTION + (NORMALIZED if name in WEIGHTED else [])) for name in CORRECTED},
 }
 # Where the gradient is not that of the value, it has an oracle of its own.
 GRADIENTS: dict[str, Any] = {

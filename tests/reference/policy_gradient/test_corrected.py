@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from loss_reference import ConfigError, GSPOLoss, PPOClipLoss, registry
-from loss_reference.policy_gradient.correction import tis_weight
+from loss_reference.policy_gradient.correction import mean_one, tis_weight
 from tests.reference.cases import Tensors, value_and_gradient
-from tests.reference.policy_gradient.further import CORRECTED, FIELD, further_case
+from tests.reference.policy_gradient.further import CORRECTED, FIELD, WEIGHTED, further_case
 
 # Ratios pi_old / pi_gen of two rows: sums of logs log 1.5 and log 2.8, geometric means sqrt 1.5 and sqrt 2.8.
 RATIOS = [[3.0, 0.5], [1.4, 2.0]]
@@ -127,6 +127,27 @@ def test_overflow() -> None:
     for overflow, expected in (("saturate", 2.0), ("zero", 0.0)):
         _, gradient = value_and_gradient(registry.create("tis", {"overflow": overflow}), batch, outputs, FIELD)
         assert gradient[0].tolist() == pytest.approx([-expected / 4, -0.25])
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_of_mean_one(name: str) -> None:
+    """On policy, all advantages -1: the loss is the mean of W, over tokens or, by rows, over rows."""
+    batch, outputs = one_case(RATIOS, [[-1, -1], [-1, -1]])
+    batch["token_mask"][0, 2] = 0.0
+    by_row = name in ("seq_truncate", "seq_mask")
+    config = {"batch_normalize": True, "is_max": 4.0, "aggregation": "seq_mean_token_mean" if by_row else "token_mean"}
+    value, _ = value_and_gradient(registry.create(name, config), batch, outputs, FIELD)
+    plain, _ = value_and_gradient(registry.create(name, config | {"batch_normalize": False}), batch, outputs, FIELD)
+    assert value.item() == pytest.approx(1.0)
+    assert plain.item() != pytest.approx(1.0, rel=0.1)
+    assert registry.create(name, config).contract.coupled
+    assert not registry.create(name).contract.coupled
+
+
+def test_a_mean_that_is_not_there_divides_nothing() -> None:
+    W = torch.tensor([[0.0, 1e-9, 0.0]])
+    assert torch.equal(mean_one(W, torch.ones(1, 3)), W)
+    assert torch.equal(mean_one(W + 1, torch.zeros(1, 3)), W + 1)
 
 
 @pytest.mark.parametrize("name", CORRECTED)
