@@ -293,7 +293,7 @@ FAULTS = (
         HingeWithImitation,
         ("direction",),
         PAIRS,
-        bare=ADVICE,
+        bare=UNSEEN,
     ),
     Fault("X353", "the capped ratio is the surrogate", "", CappedAlone, Capped, ("direction",), OF_TOKENS, bare=ADVICE),
     Fault(

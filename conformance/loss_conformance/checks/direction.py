@@ -68,7 +68,10 @@ def wanted_direction(trial: Trial) -> None:
     cause="a likelihood term on the rejected answer, or on both.",
     fix="Imitate the chosen rows (0, 2, 4, ...) alone.",
     applies=lambda trial: (
-        None if trial.facts.contract.family == "preference" else f"family = {trial.facts.contract.family!r}"
+        None
+        if trial.facts.contract.family == "preference"
+        and (trial.facts.promised("family") or trial.case.schema.find("pair.policy_rejected_logps"))
+        else "it is not declared as a preference; a sum of losses may imitate every row"
     ),
 )
 def rejected_is_not_raised(trial: Trial) -> None:

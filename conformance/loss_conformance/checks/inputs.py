@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import Severity, check
@@ -14,6 +16,8 @@ __all__ = ["input_effect"]
 
 CASES: Final = 2
 FAR: Final = 400.0
+DISTRIBUTIONS: Final = ("logits", "probabilities")
+"""Roles that are felt as they are: what looks at their order alone has taken an argmax."""
 
 
 @check(
@@ -51,20 +55,23 @@ def _moves(trial: Trial, slot: Slot) -> tuple[bool, bool]:
     """Return whether value and gradients follow this input on some batch."""
     value_moves = False
     for case, base in trial.bench.cases_of(("off_policy", "typical", "full"), CASES):
-        if slot.key in case.tensors:
-            tensor = case.tensor(slot)
-            # By another amount for each entry: many losses ignore a common shift or factor on purpose.
-            step = 0.05 * (1.0 + torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape))
-            others = [tensor - step]
-            # A ranking or a threshold does not feel a small step, but the opposite order; a distribution is felt as it is.
-            if slot.role not in ("logits", "probabilities"):
-                others.append(tensor.amax() + tensor.amin() - tensor)
-            # A hinge has one slope until it is left far behind.
-            if slot.role != "probabilities":
-                others.append(tensor - FAR * step)
-            for other in others:
-                of_value, of_gradient = trial.moves(base, trial.evaluate(case.with_tensors({slot.key: other})))
-                value_moves = value_moves or of_value
-                if of_gradient:
-                    return True, True
+        if slot.key not in case.tensors:
+            continue
+        for other in _others(slot, case.tensor(slot)):
+            of_value, of_gradient = trial.moves(base, trial.evaluate(case.with_tensors({slot.key: other})))
+            if of_gradient:
+                return True, True
+            value_moves = value_moves or of_value
+            if slot.role in DISTRIBUTIONS and not of_value:
+                break
     return value_moves, False
+
+
+def _others(slot: Slot, tensor: Tensor) -> Iterator[Tensor]:
+    """Yield other contents: a small step, and what a ranking, a threshold or a hinge feels who do not feel that."""
+    # By another amount for each entry: many losses ignore a common shift or factor on purpose.
+    step = 0.05 * (1.0 + torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape))
+    yield tensor - step
+    if slot.role != "probabilities":
+        yield tensor.amax() + tensor.amin() - tensor
+        yield tensor - FAR * step

@@ -42,7 +42,7 @@ def agrees_with(slots: Iterable[Slot], declared: Mapping[str, Field]) -> bool:
         if field is None:
             continue
         axes = field.shape.split()
-        if field.role != slot.role or field.speaks_of is not None or len(axes) != len(slot.shape):
+        if field.role != slot.role or field.speaks_of is not None or slot.limited or len(axes) != len(slot.shape):
             return False
         if any(
             axis.isdigit() or letters.setdefault(axis, own) != own for axis, own in zip(axes, slot.shape, strict=True)

@@ -54,7 +54,8 @@ def report(folder: pytest.Pytester, name: str, *arguments: str) -> list[dict[str
     result = folder.runpytest_subprocess(
         *named, "--loss-profile=quick", "--loss-device=cpu", f"--loss-report={name}", *arguments
     )
-    assert result.ret == (pytest.ExitCode.OK if "-k" in arguments else pytest.ExitCode.TESTS_FAILED)
+    # Of some groups alone nothing may fail.
+    assert result.ret in (pytest.ExitCode.TESTS_FAILED, *([pytest.ExitCode.OK] if "-k" in arguments else []))
     return list(json.loads((folder.path / name / "report.json").read_text())["targets"])
 
 
