@@ -54,8 +54,7 @@ def report(folder: pytest.Pytester, name: str, *arguments: str) -> list[dict[str
     result = folder.runpytest_subprocess(
         *named, "--loss-profile=quick", "--loss-device=cpu", f"--loss-report={name}", *arguments
     )
-    # Of some groups alone nothing may fail.
-    assert result.ret in (pytest.ExitCode.TESTS_FAILED, *([pytest.ExitCode.OK] if "-k" in arguments else []))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     return list(json.loads((folder.path / name / "report.json").read_text())["targets"])
 
 
@@ -72,7 +71,7 @@ def told(targets: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
 def test_verdicts_do_not_depend_on_the_number_of_workers(folder: pytest.Pytester) -> None:
     alone = report(folder, "alone", "-p", "no:xdist")
     assert {check["status"] for check in told(alone).values()} >= {"passed", "failed", "not applicable"}
-    for workers in ("0", "1", "2"):
+    for workers in ("1", "2"):
         shared = report(folder, f"with{workers}", "-n", workers)
         assert told(shared) == told(alone), f"-n {workers}"
         for one, other in zip(shared, alone, strict=True):
@@ -81,8 +80,7 @@ def test_verdicts_do_not_depend_on_the_number_of_workers(folder: pytest.Pytester
 
 def test_verdicts_do_not_depend_on_which_checks_run_before(folder: pytest.Pytester) -> None:
     together = told(report(folder, "together", "-p", "no:xdist"))
-    for group in ("masking", "stability"):
-        of_group = told(report(folder, group, "-p", "no:xdist", "-k", group))
-        assert of_group
-        for check, said in of_group.items():
-            assert said == together[check], check
+    of_group = told(report(folder, "masking", "-p", "no:xdist", "-k", "masking"))
+    assert of_group
+    for check, said in of_group.items():
+        assert said == together[check], check
