@@ -28,7 +28,7 @@ from loss_conformance.global_state import random_numbers_from
 from loss_conformance.precision import computes_in_float64
 from loss_conformance.subject.handing_through import HandingThrough
 from loss_conformance.subject.interface import PROBE
-from loss_conformance.subject.reference import reference_subject
+from loss_conformance.subject.reference import reference_subject, require_registered
 from loss_conformance.subject.result import result_of
 from loss_conformance.subject.subject import Subject
 
@@ -40,11 +40,13 @@ class Bench:
 
     Raises:
         CannotFeed: no inputs were found that the loss accepts.
+        TargetError: its contract compares it with a loss that is not registered.
     """
 
     def __init__(self, subject: Subject, seed: int = 0, example: tuple[Any, Any] | None = None) -> None:
         self.subject = subject
         self.seed = seed
+        require_registered(declared_contract(subject), subject.target)
         untouched = _before_any_call(subject.loss)
         self._bases: dict[int, tuple[Case, Evaluation]] = {}
         self._comparisons: dict[str, Comparison] = {}

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from loss_conformance.caller import Caller
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.slot import Schema, Slot
-from loss_conformance.evaluation import Evaluation
+from loss_conformance.cases.slot import ARGUMENT, Schema, Slot
+from loss_conformance.evaluation import Evaluation, LossRaised
+from loss_conformance.subject.interface import InterfaceProtocol
+from loss_conformance.subject.laid_out import LaidOutProtocol, NoCounterpart
 from loss_conformance.trial import NotExercised
 
 if TYPE_CHECKING:
@@ -46,18 +49,45 @@ class Comparison:
             NotExercised: the baseline needs an input this loss gives no counterpart of, or is not finite here.
         """
         own = trial.case.schema
+        if self._reads_a_batch and all(slot.place == ARGUMENT for slot in own.slots):
+            return trial.evaluate(trial.case, loss=loss), self._asked_with_arguments(trial)
         theirs = self._slots_shared_with(own)
         merged = _merged(own, theirs)
         assert trial.case.plan is not None
         common = build(merged, trial.case.plan).cast(trial.bench.dtype)
         got = trial.evaluate(_restricted(common, own), loss=loss)
         wanted = self.other.caller.evaluate(_restricted(common, theirs))
-        if not bool(torch.isfinite(wanted.value)):
-            raise NotExercised("the baseline is not finite on this case")
+        _require_finite(wanted)
         names = {slot.key: mine.key for slot in theirs.slots for mine in own.slots if mine.kind == slot.kind}
         renamed = {names[key]: gradient for key, gradient in wanted.gradients.items() if key in names}
         same_shape = {k: g for k, g in renamed.items() if k in got.gradients and g.shape == got.gradients[k].shape}
         return got, replace(wanted, gradients=same_shape)
+
+    @property
+    def _reads_a_batch(self) -> bool:
+        return type(self.other.subject.protocol) is InterfaceProtocol
+
+    def _asked_with_arguments(self, trial: Trial) -> Evaluation:
+        """Return what the baseline gives when the arguments of this loss are laid out as a batch."""
+        contract = self.other.facts.contract
+        groups = contract.group_size or (2 if contract.level == "pair" else 1)
+        protocol = LaidOutProtocol(groups, summed=trial.facts.contract.normalizer == "sum")
+        caller = Caller(replace(self.other.subject, protocol=protocol), contract, self.other.seed)
+        try:
+            wanted = caller.evaluate(trial.case)
+        except LossRaised as raised:
+            said = raised.error
+            if isinstance(said, NoCounterpart):
+                raise NotExercised(f"{self.name} reads nothing that {said} would be") from None
+            if isinstance(said, KeyError):
+                raise NotExercised(
+                    f"this loss gives no counterpart of what {self.name} reads: {said.args[0]}"
+                ) from None
+            raise
+        _require_finite(wanted)
+        return replace(
+            wanted, gradients={k: g for k, g in wanted.gradients.items() if k not in _normalised(trial.case)}
+        )
 
     def _slots_shared_with(self, own: Schema) -> Schema:
         """Return the baseline's route that shares most inputs with this loss, less the optional ones this loss lacks."""
@@ -68,6 +98,16 @@ class Comparison:
 
         best = max(self.other.schemas, key=lambda schema: sum(slot.kind in kinds for slot in schema.slots))
         return replace(best, slots=kept(best))
+
+
+def _require_finite(wanted: Evaluation) -> None:
+    if not bool(torch.isfinite(wanted.value)):
+        raise NotExercised("the baseline is not finite on this case")
+
+
+def _normalised(case: Case) -> set[str]:
+    """Return the inputs that are distributions already: the baseline normalises them again, and its gradient with them."""
+    return {slot.key for slot in case.slots() if "V" in slot.shape and slot.role in ("logprobs", "probabilities")}
 
 
 def _merged(own: Schema, theirs: Schema) -> Schema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -31,7 +31,8 @@ class Fit(IntEnum):
     RAISED = 0
     NO_TENSOR = 1
     BROKEN = 2  # a tensor, but not finite, or detached from the inputs
-    GOOD = 3
+    PARTIAL = 3  # of all tokens it reached one: gather and indexing broadcast what was not meant
+    GOOD = 4
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,20 @@ def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Pla
         return Probe(Fit.RAISED, error)
     gradients = {key: g for key, g in zip(trained, found, strict=True) if g is not None}
     moves = any(bool((gradient != 0).any()) for gradient in gradients.values())
-    return Probe(Fit.GOOD if moves else Fit.BROKEN, case=case, gradients=gradients, value=value.detach().sum())
+    fit = Fit.BROKEN if not moves else Fit.PARTIAL if _reaches_one_token(case, gradients) else Fit.GOOD
+    return Probe(fit, case=case, gradients=gradients, value=value.detach().sum())
+
+
+def _reaches_one_token(case: Case, gradients: Mapping[str, Tensor]) -> bool:
+    """Return whether scores of classes along tokens received gradient at one token alone, the same in every row."""
+    for slot in case.slots():
+        axis = next((slot.shape.index(letter) for letter in ("S", "L") if letter in slot.shape), None)
+        if slot.key in gradients and "V" in slot.shape and axis is not None:
+            others = [other for other in range(len(slot.shape)) if other != axis]
+            reached = (gradients[slot.key] != 0).sum(dim=others) != 0
+            if int(reached.sum()) == 1:
+                return True
+    return False
 
 
 def _with_the_last_class(case: Case, plan: Plan) -> Case:

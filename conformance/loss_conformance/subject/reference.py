@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from loss_conformance.subject.interface import InterfaceProtocol
-from loss_conformance.subject.subject import Subject
+from loss_conformance.subject.setting_names import shared_settings
+from loss_conformance.subject.subject import Subject, TargetError
+from loss_reference.contract import Contract
+from loss_reference.names import nearest_name
 from loss_reference.registry import registry
 from loss_reference.settings import settings_of
 
-__all__ = ["baseline_subject", "reference_subject"]
+__all__ = ["baseline_subject", "reference_subject", "require_registered"]
 
 
 def reference_subject(name: str, settings: Mapping[str, Any]) -> Subject:
@@ -22,8 +25,29 @@ def reference_subject(name: str, settings: Mapping[str, Any]) -> Subject:
     import loss_reference  # noqa: F401 - its import registers every loss
 
     cls = registry.get(name)
-    shared = {key: value for key, value in settings.items() if key in settings_of(cls)}
+    shared = shared_settings(settings, settings_of(cls))
     return Subject(f"loss_reference.{cls.__name__}", cls(shared), InterfaceProtocol(), settings=shared, config=shared)
+
+
+def require_registered(contract: Contract, target: str) -> None:
+    """Refuse a contract that compares with a loss nobody registered.
+
+    Raises:
+        TargetError: a baseline or a special case no reference loss is called by. Names the nearest.
+    """
+    import loss_reference  # noqa: F401 - its import registers every loss
+
+    named = [("baseline", contract.baseline)]
+    named += [
+        (f"options[{key!r}].reduces_to", name) for key, o in contract.options.items() for name in o.reduces_to.values()
+    ]
+    for where, name in named:
+        if name is not None and name not in registry.names():
+            known = ", ".join(registry.names())
+            raise TargetError(
+                f"the contract of {target} names {where}={name!r}, and no reference loss has this name"
+                f"{nearest_name(name, registry.names())}\n  there are: {known}"
+            )
 
 
 def baseline_subject(baseline: Any, subject: Subject) -> Subject | None:

@@ -1,0 +1,43 @@
+"""Settings under the names other libraries give them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+__all__ = ["shared_settings"]
+
+_BOTH_SIDES: Final = "clip clip_range cliprange clip_eps eps_clip clip_epsilon epsilon clip_ratio clip_param ppo_clip"
+_OTHER_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "ratio_clip_min": (
+        *["epsilon_low", "eps_low", "clip_ratio_low", "cliprange_low", "eps_clip_low", "clip_low"],
+        *_BOTH_SIDES.split(),
+    ),
+    "ratio_clip_max": (
+        *["epsilon_high", "eps_high", "clip_ratio_high", "cliprange_high", "eps_clip_high", "clip_high"],
+        *_BOTH_SIDES.split(),
+    ),
+    "value_clip": (
+        *["cliprange_value", "vf_clip", "clip_range_vf", "value_cliprange", "value_clip_range"],
+        *_BOTH_SIDES.split(),
+    ),
+    "ratio_clip_c": ("clip_ratio_c", "dual_clip", "clip_c"),
+    "temperature": ("T", "tau", "temp"),
+    "label_smoothing": ("smoothing",),
+}
+"""Setting of a reference loss to what it is called elsewhere, the closest name first."""
+
+
+def shared_settings(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return the settings of another loss that a reference loss has too, by the reference's names.
+
+    Args:
+        given: the settings of the other loss.
+        known: the settings of the reference.
+    """
+    shared = {name: value for name, value in given.items() if name in known}
+    for name, others in _OTHER_NAMES.items():
+        found = next((given[other] for other in others if type(given.get(other)) is float), None)
+        if name in known and name not in shared and found is not None:
+            shared[name] = found
+    return shared
