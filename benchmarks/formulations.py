@@ -36,7 +36,6 @@ def reference(loss: str, **config: Any) -> Step:
 
 for measured in ("nll", "dpo", "grpo", "forward_kl"):
     FORMULATIONS[measured, "reference"] = reference(measured)
-FORMULATIONS["forward_kl", "chunked"] = reference("forward_kl", chunk_size=64)
 
 
 def logprobs(batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -53,14 +52,20 @@ def plain_nll(batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Ten
 
 @formulation("dpo", "plain")
 def plain_dpo(batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Tensor:
-    lp, m = logprobs(batch, outputs)
+    return dpo_of_logprobs(*logprobs(batch, outputs), batch)
+
+
+def dpo_of_logprobs(lp: Tensor, m: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     h = ((lp - batch["reference_policy_logprobs"][:, 1:]) * m).sum(dim=1)
     return -F.logsigmoid(0.1 * (h[0::2] - h[1::2])).mean()
 
 
 @formulation("grpo", "plain")
 def plain_grpo(batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Tensor:
-    lp, m = logprobs(batch, outputs)
+    return grpo_of_logprobs(*logprobs(batch, outputs), batch)
+
+
+def grpo_of_logprobs(lp: Tensor, m: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     rho, A = (lp - batch["prev_logprobs"][:, 1:]).exp(), batch["advantages"][:, 1:]
     d = lp - batch["reference_policy_logprobs"][:, 1:]
     terms = torch.maximum(-A * rho, -A * rho.clamp(0.8, 1.2)) + 0.04 * ((-d).exp() - 1 + d)
@@ -93,6 +98,24 @@ def torchtune_nll(batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) ->
     function = CEWithChunkedOutputLoss()
     loss: Tensor = function(list(outputs["logits"][:, :-1].chunk(function.num_output_chunks, dim=1)), labels(batch))
     return loss
+
+
+def logprobs_of_trl(batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """[B, S-1] log-probabilities as TRL's trainers compute them, and their mask."""
+    from trl.trainer.utils import selective_log_softmax
+
+    lp: Tensor = selective_log_softmax(outputs["logits"][:, :-1], batch["input_ids"][:, 1:])
+    return lp, batch["token_mask"][:, 1:]
+
+
+@formulation("dpo", "trl")
+def trl_dpo(batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Tensor:
+    return dpo_of_logprobs(*logprobs_of_trl(batch, outputs), batch)
+
+
+@formulation("grpo", "trl")
+def trl_grpo(batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Tensor:
+    return grpo_of_logprobs(*logprobs_of_trl(batch, outputs), batch)
 
 
 @formulation("forward_kl", "torchtune")

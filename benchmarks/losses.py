@@ -19,13 +19,12 @@ ROWS, TOKENS, VOCABULARY = 8, 512, 32768
 TURNS, STEPS = 3, 4
 DTYPES = ("float32", "bfloat16")
 LOSSES = ("nll", "dpo", "grpo", "forward_kl")
-OWN = {"forward_kl": ("reference", "chunked")}
-PEERS = {"nll": ("torch", "torchtune"), "forward_kl": ("torchtune",)}
+PEERS = {"nll": ("torch", "torchtune"), "dpo": ("trl",), "grpo": ("trl",), "forward_kl": ("torchtune",)}
 
 
 def formulations(loss: str) -> list[str]:
     """Return the formulations of a loss that can be measured here; the plain one comes first."""
-    return ["plain", *OWN.get(loss, ("reference",)), *(peer for peer in PEERS.get(loss, ()) if find_spec(peer))]
+    return ["plain", "reference", *(peer for peer in PEERS.get(loss, ()) if find_spec(peer))]
 
 
 def measured(loss: str, dtype: str, formulation: str) -> dict[str, float]:

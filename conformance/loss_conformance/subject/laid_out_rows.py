@@ -65,7 +65,8 @@ def embeddings_laid_out(given: list[Argument]) -> dict[str, Tensor]:
     _require_placed(given, {"embedding", "target", "rows_mask"})
     views = [argument.numbers for argument in given if argument.meaning == "embedding"]
     labels = next((argument.numbers for argument in given if argument.meaning == "target"), None)
-    rest = dict([("sample_mask", argument.numbers) for argument in given if argument.meaning == "rows_mask"])
+    present = next((argument.numbers for argument in given if argument.meaning == "rows_mask"), None)
+    rest = {} if present is None else {"sample_mask": present}
     if any(view.dim() != 2 for view in views) or (labels is not None and labels.is_floating_point()):
         raise NoCounterpart(", ".join(argument.slot.name for argument in given))
     if len(views) == 3:
