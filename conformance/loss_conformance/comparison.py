@@ -10,7 +10,7 @@ import torch
 from loss_conformance.caller import Caller
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.slot import ARGUMENT, Schema, Slot
+from loss_conformance.cases.slot import ARGUMENT, STRUCTURAL_ROLES, Schema, Slot
 from loss_conformance.evaluation import Evaluation, LossRaised
 from loss_conformance.subject.interface import InterfaceProtocol
 from loss_conformance.subject.laid_out import LaidOutProtocol, NoCounterpart
@@ -48,33 +48,63 @@ class Comparison:
         Raises:
             NotExercised: the baseline needs an input this loss gives no counterpart of, or is not finite here.
         """
-        own = trial.case.schema
-        if self._reads_a_batch and all(slot.place == ARGUMENT for slot in own.slots):
-            return trial.evaluate(trial.case, loss=loss), self._asked_with_arguments(trial)
-        theirs = self._slots_shared_with(own)
-        merged = _merged(own, theirs)
+        common = self.common(trial)
+        return self.ours(trial, common, loss), self.theirs(trial, common)
+
+    def common(self, trial: Trial) -> Case:
+        """Return the case with everything both losses read."""
+        if self._asked_with_arguments(trial):
+            return trial.case
         assert trial.case.plan is not None
-        common = build(merged, trial.case.plan).cast(trial.bench.dtype)
-        got = trial.evaluate(_restricted(common, own), loss=loss)
-        wanted = self.other.caller.evaluate(_restricted(common, theirs))
+        own = trial.case.schema
+        return build(_merged(own, self._slots_shared_with(own)), trial.case.plan).cast(trial.bench.dtype)
+
+    def ours(self, trial: Trial, common: Case, loss: Any = None) -> Evaluation:
+        """Return what the loss under test, or another of its kind, gives on a common case."""
+        return trial.evaluate(_restricted(common, trial.case.schema), loss=loss)
+
+    def theirs(self, trial: Trial, common: Case, convention: Any = None) -> Evaluation:
+        """Return what the baseline, or the same one in another convention, gives on a common case.
+
+        Raises:
+            NotExercised: it needs an input this loss gives no counterpart of, or is not finite here.
+        """
+        if self._asked_with_arguments(trial):
+            return self._laid_out(trial, common, convention)
+        own = trial.case.schema
+        slots = self._slots_shared_with(own)
+        # In another convention it may read what it does not as it stands.
+        given = _restricted(common, slots) if convention is None else common
+        wanted = self.other.caller.evaluate(given, loss=convention)
         _require_finite(wanted)
-        names = {slot.key: mine.key for slot in theirs.slots for mine in own.slots if mine.kind == slot.kind}
+        names = {slot.key: mine.key for slot in slots.slots for mine in own.slots if mine.kind == slot.kind}
         renamed = {names[key]: gradient for key, gradient in wanted.gradients.items() if key in names}
-        same_shape = {k: g for k, g in renamed.items() if k in got.gradients and g.shape == got.gradients[k].shape}
-        return got, replace(wanted, gradients=same_shape)
+        same_shape = {k: g for k, g in renamed.items() if k in common.tensors and g.shape == common.tensors[k].shape}
+        return replace(wanted, gradients=same_shape)
 
-    @property
-    def _reads_a_batch(self) -> bool:
-        return type(self.other.subject.protocol) is InterfaceProtocol
+    def lacks(self, trial: Trial) -> list[str]:
+        """Return the numbers the baseline cannot do without and this loss does not read."""
+        if self._asked_with_arguments(trial):
+            return []
+        own = trial.case.schema
+        return [
+            slot.key
+            for slot in self._slots_shared_with(own).slots
+            if slot.kind not in own.kinds() and slot.role not in STRUCTURAL_ROLES
+        ]
 
-    def _asked_with_arguments(self, trial: Trial) -> Evaluation:
+    def _asked_with_arguments(self, trial: Trial) -> bool:
+        arguments = all(slot.place == ARGUMENT for slot in trial.case.schema.slots)
+        return arguments and type(self.other.subject.protocol) is InterfaceProtocol
+
+    def _laid_out(self, trial: Trial, case: Case, convention: Any) -> Evaluation:
         """Return what the baseline gives when the arguments of this loss are laid out as a batch."""
         contract = self.other.facts.contract
         groups = contract.group_size or (2 if contract.level == "pair" else 1)
         protocol = LaidOutProtocol(groups, summed=trial.facts.contract.normalizer == "sum")
         caller = Caller(replace(self.other.subject, protocol=protocol), contract, self.other.seed)
         try:
-            wanted = caller.evaluate(trial.case)
+            wanted = caller.evaluate(case, loss=convention)
         except LossRaised as raised:
             said = raised.error
             if isinstance(said, NoCounterpart):
@@ -85,9 +115,7 @@ class Comparison:
                 ) from None
             raise
         _require_finite(wanted)
-        return replace(
-            wanted, gradients={k: g for k, g in wanted.gradients.items() if k not in _normalised(trial.case)}
-        )
+        return replace(wanted, gradients={k: g for k, g in wanted.gradients.items() if k not in _normalised(case)})
 
     def _slots_shared_with(self, own: Schema) -> Schema:
         """Return the baseline's route that shares most inputs with this loss, less the optional ones this loss lacks."""

@@ -20,6 +20,7 @@ from tests.faults import (
     masking,
     matching,
     metrics,
+    named,
     options,
     precision,
     process,
@@ -57,5 +58,6 @@ MODULES: Final = (
     precision,
     ranks,
     blind,
+    named,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

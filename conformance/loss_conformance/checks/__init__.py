@@ -45,6 +45,7 @@ IN_ORDER: Final = (
     "many_terms",
     "training",
     "baseline",
+    "namesake",
     "device_parity",
     "compilation",
     "vectorization",

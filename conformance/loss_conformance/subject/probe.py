@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -31,7 +31,7 @@ class Fit(IntEnum):
     RAISED = 0
     NO_TENSOR = 1
     BROKEN = 2  # a tensor, but not finite, or detached from the inputs
-    PARTIAL = 3  # of all tokens it reached one: gather and indexing broadcast what was not meant
+    ASTRAY = 3  # a label is looked up among the scores of another token
     GOOD = 4
 
 
@@ -73,19 +73,39 @@ def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Pla
         return Probe(Fit.RAISED, error)
     gradients = {key: g for key, g in zip(trained, found, strict=True) if g is not None}
     moves = any(bool((gradient != 0).any()) for gradient in gradients.values())
-    fit = Fit.BROKEN if not moves else Fit.PARTIAL if _reaches_one_token(case, gradients) else Fit.GOOD
+    fit = Fit.BROKEN if not moves else Fit.ASTRAY if _labels_stray(call, loss, case, gradients) else Fit.GOOD
     return Probe(fit, case=case, gradients=gradients, value=value.detach().sum())
 
 
-def _reaches_one_token(case: Case, gradients: Mapping[str, Tensor]) -> bool:
-    """Return whether scores of classes along tokens received gradient at one token alone, the same in every row."""
+def _labels_stray(call: Callable[[Any, Case], Any], loss: Any, case: Case, found: dict[str, Tensor]) -> bool:
+    try:
+        return _labels_meet_other_scores(call, loss, case, found)
+    except Exception:
+        return False
+
+
+def _labels_meet_other_scores(
+    call: Callable[[Any, Case], Any], loss: Any, case: Case, found: dict[str, Tensor]
+) -> bool:
+    """Return whether the label of the last token meets the scores of a token that is neither its own nor the one before.
+
+    ``scores.gather(-1, labels.unsqueeze(1))``, meant for [B, V], takes [B, S, V] and looks up every label at token 0.
+    """
     for slot in case.slots():
-        axis = next((slot.shape.index(letter) for letter in ("S", "L") if letter in slot.shape), None)
-        if slot.key in gradients and "V" in slot.shape and axis is not None:
-            others = [other for other in range(len(slot.shape)) if other != axis]
-            reached = (gradients[slot.key] != 0).sum(dim=others) != 0
-            if int(reached.sum()) == 1:
-                return True
+        along = tuple(letter for letter in slot.shape if letter != "V")
+        labels = next((s for s in case.slots() if s.integer and s.shape == along and s.role == "labels"), None)
+        if slot.key not in found or slot.shape != (*along, "V") or len(along) != 2 or labels is None:
+            continue
+        y = case.tensor(labels).clone()
+        counted = [t for t, label in enumerate(y[0].tolist()) if label != labels.ignore]
+        last = max(counted, default=0)
+        y[0, last] = (y[0, last] + 1) % case.tensor(slot).shape[-1]
+        other = case.with_tensors({labels.key: y})
+        scores = case.tensor(slot).detach().clone().requires_grad_()
+        value, _ = result_of(call(loss, other.with_tensors({slot.key: scores.clone()})))
+        changed = (torch.autograd.grad(value.sum(), scores)[0] != found[slot.key])[0].any(dim=-1).nonzero().flatten()
+        if last > 1 and changed.numel() and not {last, last - 1} & set(changed.tolist()):
+            return True
     return False
 
 

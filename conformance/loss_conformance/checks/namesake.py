@@ -1,0 +1,184 @@
+"""The namesake: a loss that bears the name of a reference should be that loss, in one of its conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+from loss_conformance.cases.case import Case
+from loss_conformance.checks.registry import Severity, check
+from loss_conformance.conventions import conventions
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
+from loss_conformance.facts.namesakes import namesakes
+from loss_conformance.report.numbers import number
+from loss_conformance.trial import Broken, NotExercised, Trial
+from loss_reference.interface import LossFunction
+from loss_reference.registry import registry
+
+__all__ = ["namesake"]
+
+OVER: Final = ("typical", "off_policy", "full")
+COUNTS: Final = 5
+
+
+def _bears_a_name(trial: Trial) -> str | None:
+    if trial.bench.comparison is not None:
+        return "it is compared with a baseline"
+    return None if namesakes(trial.bench.subject) else "its name is that of no reference loss"
+
+
+@check(
+    group="baseline",
+    statement="A loss named after a reference loss is that loss in one of its conventions, up to how terms are averaged.",
+    why="A constant factor, an exchanged term or a missing stop-gradient is seen by nothing but an independent reference.",
+    cause="a dropped factor, an exchanged term, a clip on the wrong side, or a variant that only shares the name.",
+    fix="Compare term by term with the reference, and declare Contract(baseline=...) to be held to it; rename a variant.",
+    seen_in="linkedin/Liger-Kernel@2de93647",
+    severity=Severity.ADVICE,
+    applies=_bears_a_name,
+    most_cases=1,
+)
+def namesake(trial: Trial) -> None:
+    names = namesakes(trial.bench.subject)
+    sides = [_SideBySide(trial, name) for name in names]
+    asked = [each for side in sides for each in side.conventions()]
+    if not asked:
+        raise NotExercised(f"it is not fed what {' or '.join(names)} reads")
+    alike = [each for each in asked if each.factor is not None]
+    if alike:
+        breaks = [_broken_gradient(each) for each in alike]
+        if None not in breaks:
+            assert breaks[0] is not None
+            raise breaks[0]
+        return
+    for side in sides:
+        side.require_no_more_inputs()
+    first = asked[0].answers[0]
+    conventions_tried = f"one of {len(asked)} conventions of {' or '.join(names)}"
+    raise Broken(first.got.value, f"{number(first.wanted.value)}, or the value in {conventions_tried}", guessed=True)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Both losses on one case."""
+
+    trial: Trial
+    got: Evaluation
+    wanted: Evaluation
+
+
+@dataclass(frozen=True)
+class _Convention:
+    """One convention of a reference.
+
+    Attributes:
+        loss: the reference so set up.
+        answers: both losses on a few cases, all of them where the first agrees.
+        factor: the two counts by whose ratio they differ on all of them; ``None`` when the values differ otherwise.
+    """
+
+    loss: LossFunction
+    answers: list[_Answer]
+    factor: tuple[int, int] | None
+
+
+class _SideBySide:
+    """A loss beside a reference it is named after."""
+
+    def __init__(self, trial: Trial, name: str) -> None:
+        self.comparison = trial.bench.compared_with(name)
+        self.reference = registry.get(name)
+        self.settings = trial.bench.subject.settings
+        trials = [Trial(trial.bench, case) for case, _ in trial.bench.cases_of(OVER, 2) if _is_ordinary(case)]
+        self.fed = [(each, self.comparison.common(each)) for each in trials]
+        self.ours = [self.comparison.ours(each, common) for each, common in self.fed]
+        for each in trials:
+            each.compare_in_float32()
+
+    def conventions(self) -> Iterator[_Convention]:
+        """Yield every convention of the reference that can be asked; none when it needs what the loss does not read."""
+        if not self.fed or self.comparison.lacks(self.fed[0][0]):
+            return
+        for loss in conventions(self.reference, self.settings):
+            first = self._answer(0, loss)
+            if first is None:
+                continue
+            factor = _factor([first])
+            answers = [first]
+            if factor is not None:
+                answers += [a for i in range(1, len(self.fed)) if (a := self._answer(i, loss)) is not None]
+                factor = _factor(answers)
+            yield _Convention(loss, answers, factor)
+
+    def require_no_more_inputs(self) -> None:
+        """Stop where the loss follows an input that the reference follows in no convention: it is a loss of more parts.
+
+        Raises:
+            NotExercised: names the input.
+        """
+        trial, common = self.fed[0]
+        for slot in trial.case.slots():
+            if not (slot.movable or slot.trainable) or slot.key not in common.tensors:
+                continue
+            moved = common.with_tensors({slot.key: common.tensors[slot.key] * 0.75})
+            if not any(trial.moves(self.ours[0], self.comparison.ours(trial, moved))):
+                continue
+            if not any(
+                self._follows(trial, common, moved, loss) for loss in conventions(self.reference, self.settings)
+            ):
+                raise NotExercised(
+                    f"it follows {slot.key}, which {self.comparison.name} does not: a loss of more parts"
+                )
+
+    def _follows(self, trial: Trial, common: Case, moved: Case, loss: LossFunction) -> bool:
+        try:
+            return any(trial.moves(*(self.comparison.theirs(trial, case, loss) for case in (common, moved))))
+        except (NotExercised, LossRaised, Malformed):
+            return False
+
+    def _answer(self, i: int, loss: LossFunction) -> _Answer | None:
+        trial, common = self.fed[i]
+        try:
+            return _Answer(trial, self.ours[i], self.comparison.theirs(trial, common, loss))
+        except (NotExercised, LossRaised, Malformed):
+            return None
+
+
+def _is_ordinary(case: Case) -> bool:
+    """Return whether every row that weighs something has a trained token: what an empty answer is worth is a convention."""
+    return bool((case.trained[:, 1:].any(dim=1) | (case.rows == 0)).all())
+
+
+def _factor(answers: list[_Answer]) -> tuple[int, int] | None:
+    """Return the counts by whose ratio the reference is multiplied on every case, the plain 1 / 1 first."""
+    pairs = ((i, j) for i in range(COUNTS) for j in range(COUNTS))
+    return next((pair for pair in pairs if all(_agrees(answer, *pair) for answer in answers)), None)
+
+
+def _agrees(answer: _Answer, i: int, j: int) -> bool:
+    counts = _counts(answer.trial.case)
+    wanted = answer.wanted.value * counts[i] / counts[j]
+    return bool((answer.got.value - wanted).abs() <= answer.trial.value_tolerance(answer.got).bound)
+
+
+def _counts(case: Case) -> tuple[float, ...]:
+    """Return what terms may be divided by: 1, rows, entries, trained tokens, present rows."""
+    slot = next((slot for slot in case.slots() if slot.trainable), case.slots()[0])
+    sizes = [size for size, letter in zip(case.tensor(slot).shape, slot.shape, strict=True) if letter not in ("V", "D")]
+    counts = (1, sizes[0] if sizes else 1, prod(sizes), float(case.weight.sum()), float((case.rows != 0).sum()))
+    return tuple(max(float(count), 1.0) for count in counts)
+
+
+def _broken_gradient(convention: _Convention) -> Broken | None:
+    assert convention.factor is not None
+    i, j = convention.factor
+    for answer in convention.answers:
+        counts = _counts(answer.trial.case)
+        wanted = {key: g * counts[i] / counts[j] for key, g in answer.wanted.gradients.items()}
+        try:
+            answer.trial.require_gradients(answer.got.gradients, wanted, "compared with its namesake", guessed=True)
+        except Broken as broken:
+            return broken
+    return None

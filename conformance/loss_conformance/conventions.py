@@ -1,0 +1,63 @@
+"""A reference loss in every convention it knows: its options, and the numbers settings usually have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations, product
+from typing import Any, Final
+
+from loss_conformance.subject.setting_names import shared_settings
+from loss_reference.interface import LossFunction
+from loss_reference.settings import ConfigError, settings_of
+
+__all__ = ["conventions"]
+
+_USUAL: Final[dict[str, tuple[float, ...]]] = {
+    "beta": (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0),
+    "temperature": (0.05, 0.07, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0),
+    "gamma": (0.5, 1.0, 1.5, 2.0, 5.0),
+    "margin": (0.1, 0.2, 0.3, 0.5, 1.0, 2.0),
+    "alpha": (0.1, 0.25, 0.5, 0.75, 1.0),
+}
+"""Numbers written into code where the reference has a setting."""
+
+MOST: Final = 150
+
+
+def conventions(reference: type[LossFunction], given: Mapping[str, Any]) -> Iterator[LossFunction]:
+    """Yield ``reference`` with the settings it shares with ``given``, and every other one at each of its values.
+
+    One setting is varied at a time, then two; ``MOST`` losses in all.
+    """
+    fixed = shared_settings(given, settings_of(reference))
+    free = {name: values for name, values in _values(reference).items() if name not in fixed}
+    made = 0
+    for changed in _changes(free):
+        if made == MOST:
+            return
+        try:
+            loss = reference({**fixed, **changed})
+        except (ConfigError, ValueError):
+            continue
+        made += 1
+        yield loss
+
+
+def _values(reference: type[LossFunction]) -> dict[str, list[Any]]:
+    """Return what each setting may be set to, its default left out; the order of rows is not a convention of the loss."""
+    declared = reference.contract.options
+    found = {}
+    for name, setting in settings_of(reference).items():
+        option = declared.get(name)
+        if (option is not None and option.inert) or name == "pair_layout":
+            continue
+        values = [*(option.values if option else ()), *setting.choices, *_USUAL.get(name, ())]
+        found[name] = [value for value in dict.fromkeys(values) if value != setting.default]
+    return found
+
+
+def _changes(free: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for size in range(3):
+        for names in combinations(free, size):
+            for values in product(*(free[name] for name in names)):
+                yield dict(zip(names, values, strict=True))

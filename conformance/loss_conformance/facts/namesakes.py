@@ -1,0 +1,115 @@
+"""Reference losses a loss is named after: a guess, and often the only witness to a dropped factor."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from loss_conformance.subject.subject import Subject
+from loss_reference.registry import registry
+
+__all__ = ["namesakes"]
+
+_ALSO_CALLED: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("crossentropy", "ce", "sft"), ("nll", "label_smoothed_ce")),
+    **dict.fromkeys(("jsd", "gkd"), ("generalized_jsd",)),
+    **dict.fromkeys(("kd", "distillation", "distill"), ("hinton_kd", "forward_kl", "reverse_kl", "soft_ce")),
+    **dict.fromkeys(("value", "critic", "valuefunction"), ("value_clipped", "value_mse")),
+    **dict.fromkeys(("labelsmoothing", "labelsmoother"), ("label_smoothed_ce",)),
+    **{kind: (f"kl_{kind}",) for kind in ("k1", "k2", "k3")},
+    "forwardkl": ("forward_kl", "soft_ce"),
+    "focal": ("focal_ce",),
+    "clip": ("clip_symmetric",),
+    "ppo": ("ppo_clip", "ppo_dual_clip"),
+}
+_WEAK: Final = {
+    "crossentropy",
+    "ce",
+    "sft",
+    "kd",
+    "distillation",
+    "distill",
+    "value",
+    "critic",
+    "clip",
+    "focal",
+    "k1",
+    "k2",
+    "k3",
+}
+"""Names that are part of many others: they count where nothing else is said."""
+
+_SAYS_NOTHING: Final = {
+    "my",
+    "our",
+    "custom",
+    "simple",
+    "plain",
+    "naive",
+    "fast",
+    "stable",
+    "masked",
+    "chunked",
+    "fused",
+}
+_SAYS_NOTHING_MORE: Final = {"token", "sequence", "batch", "compute", "calculate", "torch", "reference", "policy"}
+_OF_PARTS: Final = {"with", "plus", "and", "hybrid", "combined", "joint", "multi", "weighted", "regularized"}
+
+_AMBIGUOUS: Final = {
+    "contrastive",
+    "infonce",
+    "circle",
+    "tripletmargin",
+    "npairs",
+    "tokenmask",
+    "onpolicy",
+    "draft",
+    "sdft",
+}
+"""Registered words that say too little, or that name several losses in the literature."""
+
+
+def namesakes(subject: Subject) -> tuple[str, ...]:
+    """Return the registered names that a loss bears in its own: ``WeightedIPOLoss`` bears ``ipo``; none for references.
+
+    The longest run of words that is a name decides, so ``cdpo`` is not ``dpo``, and ``DrGRPO`` not ``grpo``.
+    """
+    import loss_reference  # noqa: F401 - its import registers every loss
+
+    if _is_reference(subject.loss):
+        return ()
+    words = _words(_own_name(subject))
+    if _OF_PARTS & set(words):
+        return ()
+    table = _table()
+    for size in range(len(words), 0, -1):
+        for start in range(len(words) - size + 1):
+            run = "".join(words[start : start + size])
+            others = {*words[:start], *words[start + size :]} - _SAYS_NOTHING - _SAYS_NOTHING_MORE
+            if run in table and not (others and run in _WEAK):
+                return table[run]
+    return ()
+
+
+def _table() -> dict[str, tuple[str, ...]]:
+    registered = {
+        name.replace("_", ""): (name,) for name in registry.names() if registry.get(name).contract.family != "composite"
+    }
+    return {name: found for name, found in {**registered, **_ALSO_CALLED}.items() if name not in _AMBIGUOUS}
+
+
+def _is_reference(loss: Any) -> bool:
+    """Return whether the loss is one of the references, or a variation of one that says so by subclassing it."""
+    classes = set(registry.registry.values())
+    return any(cls in classes for cls in type(loss).__mro__)
+
+
+def _own_name(subject: Subject) -> str:
+    called = getattr(subject.loss, "__name__", None)
+    return called if isinstance(called, str) else type(subject.loss).__name__
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name in lower case: of ``KLDistill``, ``kl_k3_loss`` and ``InfoNCELoss``."""
+    split = re.sub(r"([a-z0-9])([A-Z])|([A-Z]+)([A-Z][a-z])", r"\1\3_\2\4", name)
+    return [word for word in split.lower().split("_") if word and word not in ("loss", "fn", "criterion")]
