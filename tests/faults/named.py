@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from loss_reference import Contract
