@@ -18,8 +18,12 @@ _USUAL: Final[dict[str, tuple[float, ...]]] = {
     "gamma": (0.5, 1.0, 1.5, 2.0, 5.0),
     "margin": (0.1, 0.2, 0.3, 0.5, 1.0, 2.0),
     "alpha": (0.1, 0.25, 0.5, 0.75, 1.0),
+    **dict.fromkeys(("ratio_clip_min", "ratio_clip_max"), (0.1, 0.2, 0.28, 0.3)),
 }
 """Numbers written into code where the reference has a setting."""
+
+_TOGETHER: Final = ("ratio_clip_min", "ratio_clip_max")
+"""Two settings that are one number in most code, tried first."""
 
 MOST: Final = 150
 
@@ -57,6 +61,8 @@ def _values(reference: type[LossFunction]) -> dict[str, list[Any]]:
 
 
 def _changes(free: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    if free.keys() >= set(_TOGETHER):
+        yield from (dict.fromkeys(_TOGETHER, value) for value in _USUAL[_TOGETHER[0]])
     for size in range(3):
         for names in combinations(free, size):
             for values in product(*(free[name] for name in names)):

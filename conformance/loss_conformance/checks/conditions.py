@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from loss_conformance.facts.coupling import Coupling
+
 if TYPE_CHECKING:
     from loss_conformance.trial import Trial
 
@@ -25,6 +27,8 @@ def unless(*facts: str) -> Callable[[Trial], str | None]:
 
 def looks_coupled(trial: Trial) -> bool:
     """Return whether rows were measured to look at each other although nothing says whether they should."""
+    if trial.bench.coupling is Coupling.COUNT and trial.facts.promised("normalizer"):
+        return False  # what the rows are divided by was promised
     return trial.bench.coupling.across and not trial.facts.promised("coupled")
 
 

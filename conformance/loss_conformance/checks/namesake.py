@@ -92,7 +92,7 @@ class _SideBySide:
         self.reference = registry.get(name)
         self.settings = trial.bench.subject.settings
         trials = [Trial(trial.bench, case) for case, _ in trial.bench.cases_of(OVER, 2) if _is_ordinary(case)]
-        self.fed = [(each, self.comparison.common(each)) for each in trials]
+        self.fed = [(each, _one_advantage_per_row(self.comparison.common(each))) for each in trials]
         self.ours = [self.comparison.ours(each, common) for each, common in self.fed]
         for each in trials:
             each.compare_in_float32()
@@ -144,6 +144,16 @@ class _SideBySide:
             return _Answer(trial, self.ours[i], self.comparison.theirs(trial, common, loss))
         except (NotExercised, LossRaised, Malformed):
             return None
+
+
+def _one_advantage_per_row(case: Case) -> Case:
+    """Return the case as trainers fill it: where sequences are compared, one advantage stands for a mean of many."""
+    changed = {}
+    for slot in case.slots():
+        if slot.role == "advantages" and slot.token_axis == 1:
+            tensor = case.tensor(slot)
+            changed[slot.key] = tensor[:, -1:].expand(tensor.shape).contiguous()
+    return case.with_tensors(changed)
 
 
 def _is_ordinary(case: Case) -> bool:

@@ -17,13 +17,15 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["SIMULATED", "DeviceMixed", "OnDevice", "SimulatedDevice"]
 
 SIMULATED: Final = torch.device("privateuseone", 0)
-# Real devices take CPU indices, and copies between devices are what these are for.
+# Real devices take CPU indices and lengths, and copies between devices are what these are for.
 _MAY_MIX: Final = {
     Tensor.__getitem__,
     Tensor.__setitem__,
     Tensor.copy_,
     Tensor.type_as,
     torch._has_compatible_shallow_copy_type,
+    torch.ctc_loss,
+    torch.nn.functional.ctc_loss,
 }
 _READ_BY_NUMPY: Final[set[Any]] = {Tensor.numpy, Tensor.__array__}
 _COPIES: Final = {torch.tensor, torch.as_tensor, torch.asarray}

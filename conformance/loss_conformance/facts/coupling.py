@@ -12,7 +12,7 @@ from torch import Tensor
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import Plan
-from loss_conformance.cases.slot import Schema
+from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.cases.transform import other_content
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 
@@ -31,6 +31,7 @@ class Coupling(StrEnum):
     PAIRS = "rows 2i and 2i+1 look at each other and at no others"
     HALVES = "rows i and i + B/2 look at each other and at no others"
     ROWS = "rows look at others than their neighbour"
+    COUNT = "which rows count changes what the others are divided by, and nothing else of theirs"
     PAIRED_ROWS = "rows look at others than their neighbour, and an odd number of them is refused"
 
     @property
@@ -41,7 +42,7 @@ class Coupling(StrEnum):
     @property
     def across(self) -> bool:
         """Whether a row looks beyond its pair."""
-        return self in (Coupling.ROWS, Coupling.PAIRED_ROWS)
+        return self in (Coupling.ROWS, Coupling.PAIRED_ROWS, Coupling.COUNT)
 
 
 def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> Coupling:
@@ -50,7 +51,8 @@ def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> 
         return Coupling.UNKNOWN
     for precision in (torch.float64, torch.float32):  # some take nothing wider than float32
         try:
-            moved = _influence(build(schema, EVEN).cast(precision), evaluate)
+            case = build(schema, EVEN).cast(precision)
+            moved, switched = _influence(case, evaluate, other_content)
             break
         except (LossRaised, Malformed):
             continue
@@ -63,23 +65,33 @@ def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> 
     if bool((moved & ~same_row).any()) and not bool((moved & ~across_halves).any()):
         return Coupling.HALVES
     if bool((moved & ~same_pair).any()):
+        # A step too small to change which rows count moves no other row where they share a divisor alone.
+        step = moved if bool((switched & ~same_row).any()) else _influence(case, evaluate, _a_little)[0]
+        if not bool((step & ~same_row).any()):
+            return Coupling.COUNT
         return Coupling.PAIRED_ROWS if _refuses_odd_rows(schema, evaluate, precision) else Coupling.ROWS
     if bool((moved & ~same_row).any()):
         return Coupling.PAIRS
     return Coupling.PAIRS if _refuses_odd_rows(schema, evaluate, precision) else Coupling.NONE
 
 
-def _influence(case: Case, evaluate: Callable[[Case], Evaluation]) -> Tensor:
-    """Return a [rows, rows] bool matrix: entry (i, j) says that the gradient of row i moves with row j."""
+def _a_little(slot: Slot, tensor: Tensor) -> Tensor:
+    return tensor * (1 + 1e-3)
+
+
+def _influence(
+    case: Case, evaluate: Callable[[Case], Evaluation], moved_to: Callable[[Slot, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return two [rows, rows] bool matrices: the gradient of row i moves with row j; an entry of it turns on or off."""
     base = evaluate(case)
-    moved = torch.zeros(ROWS, ROWS, dtype=torch.bool)
+    moved, switched = torch.zeros(2, ROWS, ROWS, dtype=torch.bool)
     for row in range(ROWS):
         changed = {}
         for slot in case.slots():
             tensor = case.tensor(slot)
             if slot.row_axis == 0 and slot.movable:
                 changed[slot.key] = tensor.clone()
-                changed[slot.key][row] = other_content(slot, tensor)[row]
+                changed[slot.key][row] = moved_to(slot, tensor)[row]
         other = evaluate(case.with_tensors(changed))
         for slot in case.slots():
             if slot.row_axis == 0 and slot.key in base.gradients:
@@ -87,7 +99,8 @@ def _influence(case: Case, evaluate: Callable[[Case], Evaluation]) -> Tensor:
                 # Far above rounding in either precision, far below any real dependence.
                 difference = (after - before).abs() > 1e-5 * (before.abs().amax() + after.abs().amax())
                 moved[:, row] |= difference.reshape(ROWS, -1).any(1)
-    return moved
+                switched[:, row] |= ((before == 0) != (after == 0)).reshape(ROWS, -1).any(1)
+    return moved, switched
 
 
 def _refuses_odd_rows(schema: Schema, evaluate: Callable[[Case], Evaluation], precision: torch.dtype) -> bool:

@@ -11,7 +11,13 @@ from typing import Any, ClassVar, Final
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.evaluation import LossRaised
-from loss_conformance.subject.declared_slots import agrees_with, declared_again, declared_slot, vocabulary_argument
+from loss_conformance.subject.declared_slots import (
+    agrees_with,
+    declared_again,
+    declared_slot,
+    vocabulary_argument,
+    with_token_axis,
+)
 from loss_conformance.subject.own_sizes import sized
 from loss_conformance.subject.parameter_names import SIZES, loose_meaning, meaning_of, meanings_of
 from loss_conformance.subject.probabilities import takes_probabilities
@@ -43,6 +49,7 @@ class ByNameProtocol(CallingProtocol):
 
     def routes(self, loss: Any, contract: Contract) -> tuple[Schema, ...]:
         copy = spare(loss)
+        contract = replace(contract, fields=with_token_axis(contract.fields))
         best: tuple[Schema, Probe] | None = None
         tried: list[tuple[str, Probe]] = []
         for name, schema in _sized_candidates(loss, contract):
@@ -54,6 +61,9 @@ class ByNameProtocol(CallingProtocol):
                 outcome = again
             if outcome.fit is Fit.GOOD and takes_probabilities(self.call, loss, schema):
                 outcome = replace(outcome, fit=Fit.BROKEN)
+            if outcome.fit is Fit.BROKEN and _knows_its_ignored_label(self.call, copy, schema):
+                # Not finite for that label alone, which it does not refuse: a mistake for the laws to see.
+                outcome = again = replace(outcome, fit=Fit.GOOD)
             tried.append((name, outcome))
             if outcome.fit is Fit.GOOD and again.fit is Fit.GOOD:
                 best = schema, outcome
@@ -191,6 +201,13 @@ def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: 
         every = probe(call, loss, plain, _SOME_IGNORED)
         return plain if every.value is not None and bool(every.value == ignoring.value) else schema
     return plain if ignoring.fit is Fit.RAISED and probe(call, loss, plain).fit is Fit.GOOD else schema
+
+
+def _knows_its_ignored_label(call: Callable[[Any, Case], Any], loss: Any, schema: Schema) -> bool:
+    """Return whether a loss takes tokens with an ignored label among them, is not finite then, and is without."""
+    plain = replace(schema, slots=tuple(replace(slot, ignore=None) for slot in schema.slots))
+    ignoring = any(slot.ignore is not None and slot.token_axis is not None for slot in schema.slots)
+    return ignoring and probe(call, loss, plain).fit is Fit.GOOD
 
 
 def _declined(outcome: Probe) -> bool:

@@ -205,7 +205,9 @@ def _from_function(target: str, function: Callable[..., Any], config: Mapping[st
 
 def _keyword_settings(maker: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
     found = {p.name: config.get(p.name, p.default) for p in parameters_of(maker) if p.kind not in VARIADIC}
-    return {name: v for name, v in found.items() if isinstance(v, bool | int | float) or name == "reduction"}
+    # What is None until given may be a tensor of a function; a constructor's is for the contract to say.
+    kinds = (bool, int, float, str, type(None)) if isinstance(maker, type) else (bool, int, float, str)
+    return {name: value for name, value in found.items() if isinstance(value, kinds)}
 
 
 def _declared_settings(loss: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from loss_conformance.subject.parameter_names import TRAINABLE, meaning_of
 from loss_conformance.subject.torch_slots import argument
 from loss_reference.contract import Field
 
-__all__ = ["agrees_with", "declared_again", "declared_slot", "vocabulary_argument"]
+__all__ = ["agrees_with", "declared_again", "declared_slot", "vocabulary_argument", "with_token_axis"]
 
 _COMPUTED: Final = ("logits", "logprobs", "probabilities", "values", "embeddings")
 """Roles of what a model computes, and which receive gradient unless the name or the contract says otherwise."""
@@ -32,6 +32,24 @@ def declared_slot(name: str, declared: Field) -> Slot:
     if "S-1" in shape:
         facts["shift"] = 1
     return argument(name, declared.role, declared.shape, trainable=trainable, **facts)
+
+
+def with_token_axis(fields: Mapping[str, Field]) -> dict[str, Field]:
+    """Return the fields with S as the axis that a mask [B, X] runs along, whatever its letter: masked tokens by another name."""
+    letters = {letter for field in fields.values() for letter in field.shape.split()}
+    masked = {field.shape.split()[1] for field in fields.values() if field.role == "mask" and _of_rows_and_more(field)}
+    if len(masked) != 1 or letters & {"S", "S-1"}:
+        return dict(fields)
+    (own,) = masked
+    return {
+        name: replace(field, shape=" ".join("S" if letter == own else letter for letter in field.shape.split()))
+        for name, field in fields.items()
+    }
+
+
+def _of_rows_and_more(field: Field) -> bool:
+    axes = field.shape.split()
+    return len(axes) == 2 and axes[0] == "B" and axes[1].isalpha() and axes[1] not in ("V", "N")
 
 
 def agrees_with(slots: Iterable[Slot], declared: Mapping[str, Field]) -> bool:

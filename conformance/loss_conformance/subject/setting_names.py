@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
+
+from loss_reference.settings import Setting
 
 __all__ = ["shared_settings"]
 
@@ -28,14 +30,20 @@ _OTHER_NAMES: Final[dict[str, tuple[str, ...]]] = {
 """Setting of a reference loss to what it is called elsewhere, the closest name first."""
 
 
-def shared_settings(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+def shared_settings(given: Mapping[str, Any], known: Mapping[str, Setting[Any]]) -> dict[str, Any]:
     """Return the settings of another loss that a reference loss has too, by the reference's names.
+
+    A word the reference does not know is another library's, and None what is not set.
 
     Args:
         given: the settings of the other loss.
         known: the settings of the reference.
     """
-    shared = {name: value for name, value in given.items() if name in known}
+    shared = {
+        name: value
+        for name, value in given.items()
+        if name in known and not (value is None or (isinstance(value, str) and value not in known[name].choices))
+    }
     for name, others in _OTHER_NAMES.items():
         found = next((given[other] for other in others if type(given.get(other)) is float), None)
         if name in known and name not in shared and found is not None:
