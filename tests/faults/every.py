@@ -11,6 +11,7 @@ from tests.faults import (
     blind,
     bounds,
     costs,
+    declared,
     direction,
     empty,
     finite,
@@ -59,5 +60,6 @@ MODULES: Final = (
     ranks,
     blind,
     named,
+    declared,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

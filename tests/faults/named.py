@@ -27,6 +27,18 @@ def ipo_half(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps,
     return ((delta - 1 / (2 * beta)) ** 2).mean()
 
 
+def dpo_crossed(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.1):  # type: ignore[no-untyped-def]
+    delta = _delta(policy_chosen_logps, policy_rejected_logps, reference_rejected_logps, reference_chosen_logps)
+    return -F.logsigmoid(beta * delta).mean()
+
+
+def dpo_straight(
+    policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.1
+):  # type: ignore[no-untyped-def]
+    delta = _delta(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return -F.logsigmoid(beta * delta).mean()
+
+
 def jsd_of_logs(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     log_q, log_p = student_logits.log_softmax(-1), teacher_logits.detach().log_softmax(-1)
     log_m = (log_q + log_p) / 2
@@ -85,5 +97,16 @@ FAULTS: Final = (
         ("baseline",),
         Contract(baseline="cispo", surrogate_gradient=True),
         bare=ADVICE,
+    ),
+    Fault(
+        "X404",
+        "the reference's answers change places",
+        "",
+        dpo_crossed,
+        dpo_straight,
+        ("baseline",),
+        Contract(family="preference"),
+        bare=ADVICE,
+        advice=True,
     ),
 )

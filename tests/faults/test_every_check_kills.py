@@ -46,6 +46,8 @@ KILLS = {
     "microbatch": "B040",
     "duplicate_rows": "X11",
     "length_normalization": "B199",
+    "one_term_each": "X454",
+    "namesake": "X404",
     "reductions_agree": "X12",
     "row_weight": "X212",
     "equal_terms": "X210",

@@ -1,17 +1,21 @@
-"""The reductions of one loss: "none", "sum" and "mean" tell the same story."""
+"""The reductions of one loss: "none", "sum" and "mean" tell the same story, and "none" one term of each."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from loss_conformance.cases.transform import group_size
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["reductions_agree"]
+__all__ = ["one_term_each", "reductions_agree"]
+
+OF_ROWS: Final = ("sample", "sequence", "pair")
+"""Levels of which a batch has as many as it has rows, or groups of rows."""
 
 
 @check(
@@ -38,6 +42,32 @@ def reductions_agree(trial: Trial) -> None:
     if mean.dim() == 0 and not float(terms.min()) - bound <= float(mean) <= float(terms.max()) + bound:
         extremes = f"between {number(terms.min())} and {number(terms.max())}"
         raise Broken(f'"mean" gives {number(mean)}', extremes, tolerance=f"{bound:.1e}", guessed=trial.foreign)
+
+
+@check(
+    group="reduction",
+    statement="A loss that returns its terms returns one per sample, sequence or pair, as its contract says.",
+    over=("typical", "full"),
+    why="Whoever averages the terms then weighs pixels or tokens where whole samples were meant.",
+    cause="a norm or a sum over one axis too few, or a mean over one too many.",
+    fix="Reduce every axis but the first before the terms are returned.",
+    seen_in="caogang/wgan-gp#27",
+    applies=lambda trial: _of_rows(trial),
+)
+def one_term_each(trial: Trial) -> None:
+    terms = trial.bench.caller.returned(trial.case, trial.loss)
+    wanted = len(trial.case.rows) // group_size(trial.case)
+    if isinstance(terms, Tensor) and terms.numel() != wanted:
+        raise Broken(
+            f"terms of shape {tuple(terms.shape)}", f"{wanted}, one per {trial.facts.contract.level} of the batch"
+        )
+
+
+def _of_rows(trial: Trial) -> str | None:
+    contract = trial.facts.contract
+    if contract.output != "terms" or not trial.facts.promised("level"):
+        return "it promises no terms of a level"
+    return None if contract.level in OF_ROWS else f"level = {contract.level!r} has as many terms as it likes"
 
 
 def _returned(trial: Trial, reduction: str) -> Tensor:

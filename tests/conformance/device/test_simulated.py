@@ -150,6 +150,13 @@ def test_numpy_reads_the_cpu_alone(read: Callable[[Tensor], object], x: Tensor) 
     assert read(x.cpu()) is not None
 
 
+def test_lengths_of_ctc_may_stay_on_the_cpu(x: Tensor) -> None:
+    lengths = torch.full((1,), 2)
+    scores = x.reshape(-1, 1, 2).log_softmax(-1)
+    loss = torch.nn.functional.ctc_loss(scores, torch.ones(1, 1, dtype=torch.long), lengths, torch.ones_like(lengths))
+    assert isinstance(loss, Tensor)
+
+
 def test_it_says_where_it_is(x: Tensor) -> None:
     assert x.device == SIMULATED
     assert x.device.type != "cpu"
