@@ -94,12 +94,12 @@ def normaliser_over_mask(logits: Tensor, labels: Tensor) -> Tensor:
     return _nll_and_normaliser(logits, labels, x.logsumexp(-1).square() / counted.to(x.dtype))
 
 
-def penalty_of_pixels(gradients: Tensor) -> Tensor:
-    return ((gradients.square().sum(1) + 1e-12).sqrt() - 1).square()
+def penalty_of_pixels(embeddings: Tensor) -> Tensor:
+    return ((embeddings.square().sum(1) + 1e-12).sqrt() - 1).square()
 
 
-def penalty_of_samples(gradients: Tensor) -> Tensor:
-    return ((gradients.square().sum((1, 2)) + 1e-12).sqrt() - 1).square()
+def penalty_of_samples(embeddings: Tensor) -> Tensor:
+    return ((embeddings.square().sum((1, 2)) + 1e-12).sqrt() - 1).square()
 
 
 FAULTS: Final = (
@@ -148,7 +148,7 @@ FAULTS: Final = (
         penalty_of_pixels,
         penalty_of_samples,
         ("reduction",),
-        Contract(output="terms", level="sample", fields={"gradients": Field("values", "B C P", trainable=True)}),
-        bare="cannot feed",
+        Contract(output="terms", level="sample", fields={"embeddings": Field("embeddings", "B C P", trainable=True)}),
+        bare=UNSEEN,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from loss_reference import Contract
@@ -106,7 +107,6 @@ FAULTS: Final = (
         dpo_straight,
         ("baseline",),
         Contract(family="preference"),
-        bare=ADVICE,
         advice=True,
     ),
 )
