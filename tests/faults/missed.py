@@ -6,11 +6,6 @@ from typing import Final
 
 MISSED: Final[dict[str, str]] = {
     "B091": "told as advice on purpose: the ratio of a policy gradient is unbounded by nature",
-    "B117": "a clipped objective is a legal loss of another name; only a CISPO reference could tell",
-    "B124": "both forms lie within the bounds and have slopes; only a reference could tell",
-    "B160": "an option declared inert is not verified to be inert",
-    "B165": "an option that acts beside another one counts as acting",
-    "X34": "the critic is trainable and its gradient is that of the value",
 }
 
 NOT_EXPRESSED: Final[dict[str, str]] = {

@@ -259,6 +259,7 @@ FAULTS = (
         ("options",),
         Contract(options=described(min_alpha=(None, 1.5), max_alpha=(None, 1.0))),
         bare=UNSEEN,
+        advice=True,
     ),
     Fault(
         "B168",

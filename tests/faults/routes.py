@@ -169,9 +169,9 @@ FAULTS = (
         "allenai/open-instruct@0fecacc93",
         CispoClippedObjective,
         Cispo,
-        ("gradient_flow",),
+        ("gradient_flow", "direction"),
         Contract(family="policy_gradient", normalizer="global", surrogate_gradient=True),
-        bare=UNSEEN,
+        bare=ADVICE,
     ),
     Fault(
         "B119",
@@ -204,6 +204,7 @@ FAULTS = (
         ("gradient_flow", "positivity"),
         Contract(family="contrastive", lower_bound=0.0, upper_bound=1.0),
         bare=UNSEEN,
+        advice=True,
     ),
     Fault(
         "X31",
@@ -231,9 +232,9 @@ FAULTS = (
         "",
         LiveAdvantage,
         DetachedAdvantage,
-        ("gradient_flow",),
+        ("positivity",),
         Contract(family="composite", normalizer="global", surrogate_gradient=True),
-        bare=UNSEEN,
+        bare=ADVICE,
     ),
     Fault(
         "X35",

@@ -46,6 +46,7 @@ KILLS = {
     "microbatch": "B040",
     "duplicate_rows": "X11",
     "length_normalization": "B199",
+    "flat_between_bounds": "B124",
     "one_term_each": "X454",
     "namesake": "X404",
     "reductions_agree": "X12",

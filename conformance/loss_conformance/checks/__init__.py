@@ -13,6 +13,7 @@ IN_ORDER: Final = (
     "gradient_flow",
     "finite_difference",
     "continuity",
+    "flat",
     "masking",
     "padding",
     "reduction",

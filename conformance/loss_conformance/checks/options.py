@@ -27,7 +27,7 @@ VARIED: Final = ("off_policy", "typical")
     cause="a value taken with .item() or detach() and added to the loss, a branch never taken, a setting not forwarded.",
     fix="Let the setting scale something that carries gradient; declare Option(inert=True) for one that must not.",
     seen_in="volcengine/verl@3e3d9372a",
-    applies=lambda trial: None if _settings(trial) else "it has no settings that can be varied",
+    applies=lambda trial: None if _settings(trial) or _inert(trial) else "it has no settings that can be varied",
 )
 def option_effect(trial: Trial) -> None:
     if trial.bench.subject.rebuild is None:
@@ -62,6 +62,16 @@ def option_effect(trial: Trial) -> None:
                 cause="one of the two parts it mixes is constant: it compares a thing with itself, or reads no trained input.",
                 guessed=True,
             )
+        partner = next(
+            (other for other in effect.beside or () if settings[other][0] is settings[name][0] is None), None
+        )
+        if partner is not None and name in trial.facts.contract.options:
+            raise Broken(
+                f"{name} = {settings[name][1]!r} does nothing as long as {partner} is not set",
+                "a setting that acts by itself",
+                cause="the branch asks for the other setting alone.",
+                guessed=True,
+            )
         if effect.alike:
             one, other = sorted(effect.alike)[0]
             raise Broken(f"{name}={one!r} and {name}={other!r} give the same L and gradient", "two different losses")
@@ -77,6 +87,7 @@ class _Effect:
         silent: numbers other than 0 with which nothing is left of the loss.
         alike: pairs of words that were legal beside the same settings and between which nothing changed at all.
         wants_more: whether it was tried beside settings that read a field no case has, and may act there.
+        beside: the settings it first acted beside; empty when it acts alone, ``None`` when it does not act.
     """
 
     value_moves: bool | None = None
@@ -85,6 +96,7 @@ class _Effect:
     alike: list[tuple[str, str]] = field(default_factory=list)
     compared: list[tuple[str, str]] = field(default_factory=list)
     wants_more: bool = False
+    beside: dict[str, Any] | None = None
 
     def compare(self, trial: Trial, one: Any, got: list[Evaluation], other: Any, wanted: list[Evaluation]) -> None:
         """Note what changes between two values of the setting, by more than rounding."""
@@ -145,6 +157,8 @@ def _effect(answered: _Answered, name: str, settings: dict[str, list[Any]]) -> _
             if declared and effect.gradient_moves and not effect.alike:
                 break
         effect.notice_silence(answers)
+        if effect.gradient_moves and effect.beside is None:
+            effect.beside = beside
         if effect.wants_more or (effect.gradient_moves and not effect.alike):
             answered.helpful += [beside] if beside and beside not in answered.helpful else []
             break
@@ -204,14 +218,18 @@ def _declares(trial: Trial, name: str, value: Any) -> bool:
 
 def _require_inert(trial: Trial) -> None:
     """Demand that options declared inert change neither value nor gradient."""
-    for name, option in trial.facts.contract.options.items():
-        if not option.inert or name not in trial.bench.subject.settings:
-            continue
+    for name in _inert(trial):
         base = trial.bench.cases_of(VARIED, 5)
-        for value in option.values:
+        for value in trial.facts.contract.options[name].values:
             for got, (case, wanted) in zip(_answers(trial, {name: value}) or (), base, strict=False):
                 # Up to rounding: an option that only orders the work, such as a chunk size, orders the sums as well.
                 Trial(trial.bench, case).require_same(got, wanted, f"{name}={value!r}, declared inert")
+
+
+def _inert(trial: Trial) -> list[str]:
+    """Return the settings declared to change nothing."""
+    settings = trial.bench.subject.settings
+    return [name for name, option in trial.facts.contract.options.items() if option.inert and name in settings]
 
 
 def _settings(trial: Trial) -> dict[str, list[Any]]:

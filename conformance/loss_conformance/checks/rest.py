@@ -16,6 +16,9 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["rests_at_returns", "rests_at_teacher"]
 
+WITH_A_CRITIC: Final = ("value", "policy_gradient", "composite")
+"""Families whose losses may train predicted values beside a policy."""
+
 OUTSIDE_TOPK: Final = 60.0
 """How far below the teacher's lowest known score the student's others are put: e^-60 of its probability."""
 
@@ -62,7 +65,7 @@ def rests_at_teacher(trial: Trial) -> None:
     cause="values and returns sliced by one differently, flattened in another order, or a bias added to one of them.",
     fix="Slice values and returns alike: entry t of both speaks of token t.",
     seen_in="volcengine/verl@f147ede20",
-    applies=lambda trial: _unless_family(trial, "value"),
+    applies=lambda trial: _unless_family(trial, *WITH_A_CRITIC),
     own_batch=True,
 )
 def rests_at_returns(trial: Trial) -> None:
@@ -74,11 +77,17 @@ def rests_at_returns(trial: Trial) -> None:
     goal = trial.case.tensor(next(slot for slot in goals if slot.kind == "batch.returns"))
     if any(trial.case.tensor(slot).shape != goal.shape for slot in (values, *goals)):
         raise NotExercised("values and returns have different shapes")
-    _require_nothing_else(trial, trial.case, (values,))
+    of_the_critic_alone = trial.facts.contract.family in (None, "value")
+    if of_the_critic_alone:
+        _require_nothing_else(trial, trial.case, (values,))
     alike = {slot.key: goal.clone() for slot in (values, *goals)}
-    _require_rest(trial, trial.case.with_tensors(alike), values, guessed=False)
+    case = trial.case.with_tensors(alike)
+    _require_rest(trial, case, values, guessed=False, cause="" if of_the_critic_alone else LIVE_BASELINE)
 
 
+LIVE_BASELINE: Final = (
+    "an advantage made from the predicted values without detaching them: the actor's term trains the critic."
+)
 TOPK_INDICES: Final = "batch.teacher_topk_indices"
 HARD_LABELS: Final = "a hard-label term, which no setting weighs, is left in; exempt the check if it is meant."
 PULLED_ELSEWHERE: Final = ("advantages", "rewards", "pairs", "logprobs", "weights", "scalar")
@@ -115,10 +124,10 @@ def _copied(case: Case, to: Slot, source: Slot) -> Case:
     return case.with_tensors({to.key: case.tensor(source).clone()})
 
 
-def _unless_family(trial: Trial, family: str) -> str | None:
+def _unless_family(trial: Trial, *families: str) -> str | None:
     known = trial.facts.contract.family
     # A foreign loss of student and teacher is known by the names of its parameters.
-    if known != family and not (known is None and trial.foreign):
+    if known not in families and not (known is None and trial.foreign):
         return f"family = {known!r}"
     return unless("coupled")(trial)
 
