@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .counts import Fields, TokenTerms, aggregate, live_tokens
-from .distillation_divergences import cross_entropy
+from .distillation import cross_entropy
 from .numerics import log_softmax
 from .policy_gradient import grpo, ppo_clip
 from .policy_gradient_penalties import entropy_bonus, kl_k3

@@ -5,11 +5,8 @@ in the outputs beside a `held` equal to them are then the gradient of the surrog
 """
 
 import math
-from typing import Any
 
-import numpy as np
-
-from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
+from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob, whole_answers
 from .distillation import reverse_kl, teacher_and_student
 from .distillation_divergences import jensen_shannon
 from .numerics import exp
@@ -47,14 +44,6 @@ def rewards_to_go(
                 discounts += math.pow(gamma, place - origin)
         found.append(total / discounts if length_normalization and own is not None else total)
     return found
-
-
-def whole_answers(batch: Fields) -> dict[str, Any]:
-    """The batch with every token trained from a row's first trained one to the end of the row, and no global count."""
-    mask = np.zeros_like(batch["token_mask"])
-    for b, t in live_tokens(batch):
-        mask[b, t + 1 :] = 1.0
-    return {name: x for name, x in batch.items() if name != "global_valid_toks"} | {"token_mask": mask}
 
 
 def minillm(

@@ -14,6 +14,7 @@ from loss_reference.distillation.kl import reverse_kl
 from loss_reference.distillation.teacher import teacher_logits
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import token_constant
+from loss_reference.padding import PADDINGS, answer_positions, reading_padding
 from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import probability_ratio
 from loss_reference.reduction import global_count, keep_active, mean_of_terms, row_weights
@@ -22,12 +23,9 @@ from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["MiniLLMLoss", "answer_positions", "discounted_future"]
+__all__ = ["MiniLLMLoss", "discounted_future"]
 
 DISCOUNTS: Final = ("relative", "absolute")
-PADDINGS: Final = ("ignored", "counted")
-PADDING_READ: Final = 'padding="counted" reads what a masked position holds on purpose, as TRL does'
-READ_LAWS: Final = ("mask_value", "mask_extreme", "mask_gradient", "padding")
 
 
 def discounted_future(x: Tensor, gamma: float) -> Tensor:
@@ -36,11 +34,6 @@ def discounted_future(x: Tensor, gamma: float) -> Tensor:
     for x_t in reversed(x.unbind(dim=-1)):
         future.append(x_t + gamma * future[-1] if future else x_t)
     return torch.stack(future[::-1], dim=-1) if future else x
-
-
-def answer_positions(m: Tensor) -> Tensor:
-    """Return whether a position is of the answer: the row's first trained one or any after it, padding too, [B, S-1]."""
-    return (m != 0).cumsum(dim=1) > 0
 
 
 @register("minillm")
@@ -103,8 +96,7 @@ class MiniLLMLoss(LossFunction):
         options = {**self.contract.options, "discount": Option(values=DISCOUNTS, inert=cancels)}
         self.contract = refine(self.contract, options=options)
         if self.padding == "counted":
-            exempt = {**self.contract.exempt, **dict.fromkeys(READ_LAWS, PADDING_READ)}
-            self.contract = refine(self.contract, coupled=True, exempt=exempt)
+            self.contract = refine(reading_padding(self.contract, "TRL"), coupled=True)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from loss_reference.distillation.divergence import DivergenceLoss
 from loss_reference.registry import register
 
-__all__ = ["SoftCELoss", "soft_ce"]
+__all__ = ["FORWARD_PARTS", "SoftCELoss", "soft_ce"]
+
+# A choice of the value alone, so no contract has it among the options that must change the gradient.
+FORWARD_PARTS: Final = ("kl", "cross_entropy")
 
 
 def soft_ce(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -54,6 +54,9 @@ class DPOLoss(PairedLoss):
     ``average_log_probs`` (False; True divides each h by its length, TRL ``sigmoid_norm``); ``pair_layout``
     (``"interleaved"``, as NeMo RL lays pairs out; ``"halves"`` as TRL, Liger and OpenRLHF: chosen rows first).
 
+    NeMo RL hands its DPO a reference that is rolled by one token, entry t speaking of token t + 1, and its policy-gradient
+    losses one that is not; here entry t speaks of token t in all of them: roll it back, ``x.roll(1, dims=1)``.
+
     Raises:
         ValueError: an odd number of rows, shapes that do not belong together, a token id outside the vocabulary.
         ConfigError: a setting out of range or unknown.

@@ -26,7 +26,10 @@ MAP = [2, -1, 0, 5, -1]
 LOSSES: list[tuple[str, Any, list[Config], bool]] = [
     ("soft_ce", divergences.soft_ce, [{"temperature": 0.5}], True),
     ("generalized_jsd", divergences.generalized_jsd, [{"beta": b, "temperature": 2.0} for b in (0.0, 0.1, 0.9, 1.0)], True),
-    ("skew_forward_kl", divergences.skew_forward_kl, [{"skew": s, "temperature": 0.7} for s in (0.0, 0.5, 1.0)], True),
+    ("skew_forward_kl", divergences.skew_forward_kl, [
+        *({"skew": s, "temperature": 0.7} for s in (0.0, 0.5, 1.0)),
+        *({"skew": s, "forward_part": "cross_entropy"} for s in (0.0, 0.5)),
+    ], True),
     ("skew_reverse_kl", divergences.skew_reverse_kl, [{"skew": s, "temperature": 0.7} for s in (0.0, 0.5, 1.0)], True),
     ("tvd", divergences.tvd, [{"temperature": 2.0}], True),
     (
