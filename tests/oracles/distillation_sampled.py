@@ -58,13 +58,14 @@ def minillm(
     temperature: float = 1.0,
     discount: str = "relative",
     padding: str = "ignored",
+    detach_reward: bool = True,
     held: Fields | None = None,
 ) -> float:
     """token mean of ppo_clip at ratio exp(lp - lp_old) and advantage A + R, + single_step_weight reverse_kl.
 
     R is rewards_to_go of log p - log q of the sampled tokens (p teacher, q student, at the temperature). Without
     prev_logprobs lp_old is lp of held, and the ratio 1; without advantages A is 0. With padding counted, R
-    and reverse_kl are those of whole_answers.
+    and reverse_kl are those of whole_answers. R is that of held, or with detach_reward false that of the outputs.
     """
     if padding not in ("ignored", "counted"):
         raise ValueError(f"unknown padding {padding!r}")
@@ -73,7 +74,7 @@ def minillm(
     rows, width = batch["token_mask"].shape
     gains: list[list[float | None]] = [[None] * (width - 1) for _ in range(rows)]
     for b, t in live_tokens(counted):
-        log_p, log_q = teacher_and_student(batch, constant, b, t, temperature)
+        log_p, log_q = teacher_and_student(batch, constant if detach_reward else outputs, b, t, temperature)
         y = target(batch, b, t)
         gains[b][t] = log_p[y] - log_q[y]
     to_go = [rewards_to_go(row, gamma, length_normalization, discount) for row in gains]

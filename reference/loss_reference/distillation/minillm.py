@@ -56,7 +56,8 @@ class MiniLLMLoss(LossFunction):
     normalisation the factor cancels, and g = 0 has none). ``padding`` (``"ignored"``; ``"counted"``: m of R is 1, and the
     divergence is averaged, at every position from t0 to the end of the row, whatever ``token_mask`` says of it; TRL, whose
     mask leaves out ids of -100 that answers never hold). What is counted is read: it must hold numbers and token ids, more
-    padding changes the result, and the mean of the divergence is over the positions of this batch.
+    padding changes the result, and the mean of the divergence is over the positions of this batch. ``detach_reward`` (True;
+    False: the same value, with the gradient of R besides, which TRL up to 1.12 does not stop).
 
     Raises:
         KeyError: no ``teacher_logits``.
@@ -79,6 +80,7 @@ class MiniLLMLoss(LossFunction):
             "ratio_clip_min": Option(values=(0.0, 0.2)),
             "ratio_clip_max": Option(values=(0.0, 0.2)),
             "padding": Option(values=PADDINGS),
+            "detach_reward": Option(values=(True, False)),
         },
     )
     temperature = Setting(1.0, above=0.0)
@@ -89,6 +91,7 @@ class MiniLLMLoss(LossFunction):
     ratio_clip_max = Setting(0.2, least=0.0)
     discount = Setting("relative", choices=DISCOUNTS)
     padding = Setting("ignored", choices=PADDINGS)
+    detach_reward = Setting(True)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
@@ -107,7 +110,8 @@ class MiniLLMLoss(LossFunction):
         y = next_tokens(batch, c, z_q.shape[-1])
         log_p = (teacher_logits(batch, c, z_q.shape[-1]) / self.temperature).log_softmax(dim=-1)
         log_q = (z_q / self.temperature).log_softmax(dim=-1)
-        A = self.future_reward(sampled(log_p - log_q.detach(), y), m, c)
+        log_ratio = sampled(log_p - log_q, y)
+        A = self.future_reward(log_ratio.detach() if self.detach_reward else log_ratio, m, c)
         if batch.get("advantages") is not None:
             A = A + token_constant(batch, "advantages", m)
         lp = sampled(z_q.log_softmax(dim=-1), y)

@@ -45,6 +45,7 @@ LOSSES: list[tuple[str, Any, list[Config], bool]] = [
         {"single_step_weight": 0.0, "ratio_clip_min": 0.5, "ratio_clip_max": 0.1},
         *({"discount": "absolute", "gamma": g, "length_normalization": n} for g, n in ((0.6, False), (0.6, True), (0.0, False))),
         {"padding": "counted"}, {"padding": "counted", "discount": "absolute", "gamma": 0.7, "length_normalization": False},
+        {"detach_reward": False, "gamma": 0.7}, {"detach_reward": False, "padding": "counted", "temperature": 2.0},
         ], False),
     ("opd_sampled", on_sampled.opd_sampled, [], False),
     ("iw_opd", on_sampled.iw_opd, [{"gamma": 0.0}, {"gamma": 1.0}], False),
