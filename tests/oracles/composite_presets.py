@@ -41,6 +41,11 @@ def rpo_nll(
     return value + alpha * chosen_nll(batch, outputs, nll_average) if alpha != 0.0 else value
 
 
+def custom(batch: Fields, outputs: Fields, *, beta: float = 0.1, custom_weight: float = 1.0) -> float:
+    """dpo + custom_weight NLL_chosen, where no subclass says what else to add."""
+    return rpo_nll(batch, outputs, beta=beta, alpha=custom_weight)
+
+
 def mpo(
     batch: Fields,
     outputs: Fields,

@@ -10,7 +10,7 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.distillation.divergence import DivergenceLoss
 from loss_reference.distillation.kl import mixed_kl
-from loss_reference.distillation.soft_ce import FORWARD_PARTS, soft_ce
+from loss_reference.distillation.soft_ce import FORWARD_PARTS, VALUE_ALONE, soft_ce
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
@@ -44,7 +44,9 @@ class MixedKLLoss(DivergenceLoss):
         options={
             **DivergenceLoss.contract.options,
             "mixed_kl_weight": Option(values=(0.0, 0.5, 1.0), reduces_to={0.0: "reverse_kl", 1.0: "forward_kl"}),
+            "forward_part": Option(values=FORWARD_PARTS),
         },
+        exempt=VALUE_ALONE,
     )
     mixed_kl_weight = Setting(0.5, least=0.0, most=1.0)
     forward_part = Setting("kl", choices=FORWARD_PARTS)

@@ -12,7 +12,7 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.distillation.divergence import DivergenceLoss
 from loss_reference.distillation.kl import forward_kl, reverse_kl
-from loss_reference.distillation.soft_ce import FORWARD_PARTS, soft_ce
+from loss_reference.distillation.soft_ce import FORWARD_PARTS, VALUE_ALONE, soft_ce
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
@@ -132,7 +132,12 @@ class SkewForwardKLLoss(SkewLoss):
 
     contract = refine(
         DivergenceLoss.contract,
-        options={**DivergenceLoss.contract.options, "skew": Option(values=SKEWS, reduces_to={0.0: "forward_kl"})},
+        options={
+            **DivergenceLoss.contract.options,
+            "skew": Option(values=SKEWS, reduces_to={0.0: "forward_kl"}),
+            "forward_part": Option(values=FORWARD_PARTS),
+        },
+        exempt=VALUE_ALONE,
     )
     forward_part = Setting("kl", choices=FORWARD_PARTS)
 
