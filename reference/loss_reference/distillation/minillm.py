@@ -102,11 +102,7 @@ class MiniLLMLoss(LossFunction):
             self.contract = refine(reading_padding(self.contract, "TRL"), coupled=True)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        z_q, m = trained_logits(batch, model_outputs)
-        c = m  # where R and the divergence are taken
-        if self.padding == "counted":
-            c = answer_positions(m) * row_weights(batch, m).unsqueeze(1)
-            z_q = keep_active(model_outputs["logits"][:, :-1], c)
+        z_q, m, c = self.scores_and_weights(batch, model_outputs)
         y = next_tokens(batch, c, z_q.shape[-1])
         log_p = (teacher_logits(batch, c, z_q.shape[-1]) / self.temperature).log_softmax(dim=-1)
         log_q = (z_q / self.temperature).log_softmax(dim=-1)
@@ -114,15 +110,22 @@ class MiniLLMLoss(LossFunction):
         A = self.future_reward(log_ratio.detach() if self.detach_reward else log_ratio, m, c)
         if batch.get("advantages") is not None:
             A = A + token_constant(batch, "advantages", m)
-        lp = sampled(z_q.log_softmax(dim=-1), y)
-        given = batch.get("prev_logprobs") is not None
+        lp, given = sampled(z_q.log_softmax(dim=-1), y), batch.get("prev_logprobs") is not None
         rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m) if given else lp.detach())
         T_g = global_count(batch, "global_valid_toks")
         loss = mean_of_terms(ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max), m, T_g)
-        if self.single_step_weight > 0:
-            kl = mean_of_terms(reverse_kl(log_p, log_q), c, T_g if self.padding == "ignored" else None)
-            loss = loss + self.single_step_weight * kl
-        return loss
+        if self.single_step_weight == 0:
+            return loss
+        kl = mean_of_terms(reverse_kl(log_p, log_q), c, T_g if self.padding == "ignored" else None)
+        return loss + self.single_step_weight * kl
+
+    def scores_and_weights(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (z, m, c): the logits [B, S-1, V], and the weights [B, S-1] of the policy's terms and of R and the KL."""
+        z_q, m = trained_logits(batch, model_outputs)
+        if self.padding == "ignored":
+            return z_q, m, m
+        c = answer_positions(m) * row_weights(batch, m).unsqueeze(1)
+        return keep_active(model_outputs["logits"][:, :-1], c), m, c
 
     def future_reward(self, log_ratio: Tensor, m: Tensor, c: Tensor) -> Tensor:
         """Return R [B, S-1] of lp_T - lp of the sampled tokens, the weights m, and those of what R sums over, c."""

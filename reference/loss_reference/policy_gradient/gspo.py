@@ -110,10 +110,10 @@ class LUSPOLoss(SequenceRatioLoss):
     (1/S_g) sum_b sum_t m beta k3(lp - lp_ref) is added, ``kl_k3`` of that aggregation.
 
     Config: ``ratio_clip_min`` (3e-4, at least 0), ``ratio_clip_max`` (4e-4, at least 0), ``log_ratio_max`` (None; above 0);
-    ``reference_policy_kl_penalty`` beta (0, at least 0); ``padding`` (``"ignored"``, TRL; ``"counted"``, Liger 0.8 and older
-    TRL: n_b times the mean of k3 at every position from the answer's first trained token to the end of the row, whatever
-    ``token_mask`` says of it, in the place of the sum over trained tokens). What is counted is read: it must hold numbers
-    and token ids, and more padding changes the result.
+    ``reference_policy_kl_penalty`` beta (0, at least 0); ``padding``, read where beta is above 0 (``"ignored"``, TRL;
+    ``"counted"``, Liger 0.8 and older TRL: n_b times the mean of k3 at every position from the answer's first trained token
+    to the end of the row, whatever ``token_mask`` says of it, in the place of the sum over trained tokens). What is counted
+    is read: it must hold numbers and token ids, and more padding changes the result.
 
     Source: arXiv 2602.05261; TRL ``loss_type="luspo"``.
     """
