@@ -50,8 +50,8 @@ gradient. One of the answers is alone in its group, and one has a token that the
 READ: Final = """\
 ## By reading their formula
 
-Not run by the tests. The option is the config of our loss that gives their number if they compute what their source says; defaults of
-theirs that are not ours are part of it.
+Not run by the tests. The option is the config of our loss that gives their number if they compute what their source
+says; defaults of theirs that are not ours are part of it.
 """
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,6 +16,7 @@ from loss_reference.preference.layout import PAIR_LAYOUT, PairedLoss
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.token_level import refine
 
 __all__ = ["DPOLoss", "dpo", "sequence_log_ratio"]
 
@@ -81,6 +85,11 @@ class DPOLoss(PairedLoss):
     beta = Setting(0.1, above=0.0)
     label_smoothing = Setting(0.0, least=0.0, most=0.5)
     average_log_probs = Setting(False)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.label_smoothing > 0:  # a margin that is too large is pulled back
+            self.contract = refine(self.contract, direction={})
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         h, w = sequence_log_ratio(batch, model_outputs, self.average_log_probs)

@@ -93,6 +93,9 @@ class LabelSmoothedCELoss(TokenLevelLoss):
             self.contract = refine(self.contract, options={**self.contract.options, "label_smoothing": smoothing})
         else:
             self.contract = capping(self.contract)
+            if self.label_smoothing > 0:
+                reason = "every token has its share of the label, and with softcap none is impossible"
+                self.contract = refine(self.contract, exempt={**self.contract.exempt, "impossible_tokens": reason})
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z, m = trained_logits(batch, model_outputs)

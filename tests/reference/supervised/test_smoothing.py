@@ -106,7 +106,7 @@ def test_capped_logits() -> None:
     moved = at_logits("label_smoothed_ce", [z + 1 for z in LOGITS], config, y=3)[0]
     assert moved != pytest.approx(value, rel=1e-3)
     loss = registry.create("label_smoothed_ce", config)
-    assert set(loss.contract.exempt) == {"logit_shift"}
+    assert set(loss.contract.exempt) == {"logit_shift", "impossible_tokens"}
     assert not registry.create("label_smoothed_ce").contract.exempt
     assert not loss.contract.options["label_smoothing"].reduces_to
 
