@@ -15,6 +15,7 @@ READ_AT: Final[dict[str, str]] = {
     "Open-Instruct": "revision e6c3044a of 2026-08-20",
     "NeMo-Aligner": "its DPO and RPO losses",
     "TRL, older": "revision f2cd5771 of 2026-07-24",
+    "Liger, kernels": "release 0.8.5, whose cross entropies need Triton",
     "verl, older": "revision b178a3cd of 2026-01-29",
     "torchtune, recipes": "revision bd2a0fc7 of 2026-04-23, not part of the released package",
     "DistiLLM": "revision d47e77ff",
@@ -49,6 +50,7 @@ NeMo = partial(Reading, library="NeMo RL")
 Instruct = partial(Reading, library="Open-Instruct")
 Aligner = partial(Reading, library="NeMo-Aligner")
 Trl = partial(Reading, library="TRL, older")
+Kernel = partial(Reading, library="Liger, kernels")
 Tune = partial(Reading, library="torchtune, recipes")
 Distil = partial(Reading, library="DistiLLM")
 Papers = partial(Reading, library="papers' code")
@@ -166,11 +168,30 @@ OTHERS: Final = (
     Trl(
         "minillm",
         counterpart="MiniLLMTrainer",
-        option={"padding": "counted", "discount": "absolute"},
-        note="its mask is of ids that are never ignored: padding counts, and so does a row in which nothing is trained",
+        option={"gamma": 0.0, "padding": "counted", "discount": "absolute", "detach_reward": False},
+        note="its mask is of ids that are never ignored: padding counts, and so does a row in which nothing is trained; run "
+        "once by hand, value and gradient were those of releases 0.26.2 and 1.9.2 for gamma of 0, 0.6 and 1",
     ),
     Trl("bnpo", counterpart="PPOTrainer", option={"empty": "nan"}, note="its policy term, cliprange 0.2"),
-    Trl("luspo", counterpart="GRPOTrainer, beta > 0", difference="its mean is over padding too"),
+    Trl(
+        "luspo",
+        counterpart='GRPOTrainer, loss_type="luspo", beta=0.04',
+        option={"reference_policy_kl_penalty": 0.04, "padding": "counted"},
+    ),
+    Kernel("label_smoothed_ce", counterpart="LigerCrossEntropyLoss(label_smoothing=0.1)"),
+    Kernel(
+        "label_smoothed_ce",
+        counterpart="LigerCrossEntropyLoss(softcap=30)",
+        option={"label_smoothing": 0.0, "softcap": 30.0},
+    ),
+    Kernel("z_loss", counterpart="LigerCrossEntropyLoss(lse_square_scale=1e-4), what that adds"),
+    Kernel(
+        "weighted_nll",
+        counterpart="LigerCrossEntropyLoss(weight=w)",
+        option={"divisor": "weights"},
+        note="a token weighs what its class does",
+    ),
+    Kernel("dft", counterpart="LigerFusedLinearCrossEntropyLoss(use_token_scaling=True)"),
     Reading("dr_grpo", "verl, older", "seq-mean-token-sum-norm", {"divisor": "length", "max_length": 1024.0}),
     Tune(
         "grpo",
@@ -190,7 +211,7 @@ OTHERS: Final = (
     Distil("soft_ce", counterpart="forward_kl"),
     Distil("reverse_kl", counterpart="reverse_kl"),
     Distil("generalized_jsd", counterpart="js_distance, lam=0.9", option={"beta": 0.1}, note="lam weighs the student"),
-    Distil("skew_forward_kl", counterpart="skewed_forward_kl", difference="leaves out sum p log p, of no gradient"),
+    Distil("skew_forward_kl", counterpart="skewed_forward_kl", option={"forward_part": "cross_entropy"}),
     Distil("skew_reverse_kl", counterpart="skewed_reverse_kl"),
     Distil("tvd", counterpart="tv_distance"),
     Reading("poly1_ce", "optax", "poly_loss_cross_entropy"),

@@ -33,8 +33,8 @@ such as 1e-8 to a divisor.
 - *differs*: unequal as it is, and equal after the conversion that the row names; both are tested, the former where our
   loss can take the same input at all.
 
-The **second part is read**. The libraries there cannot be installed where the tests run; their formulas were read, and
-nothing was computed.
+The **second part is read**. What it names cannot run where the tests do; formulas were read, and nothing was computed
+but where a row says so.
 """
 INPUTS: Final = """\
 ## Libraries compared with
@@ -50,8 +50,8 @@ gradient. One of the answers is alone in its group, and one has a token that the
 READ: Final = """\
 ## By reading their formula
 
-Not run. The option is the config of our loss that gives their number if they compute what their source says; defaults of
-theirs that are not ours are part of it.
+Not run by the tests. The option is the config of our loss that gives their number if they compute what their source
+says; defaults of theirs that are not ours are part of it.
 """
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .counts import Fields, TokenTerms, aggregate, live_tokens
-from .distillation_divergences import cross_entropy
+from .distillation import cross_entropy
 from .numerics import log_softmax
 from .policy_gradient import grpo, ppo_clip
 from .policy_gradient_penalties import entropy_bonus, kl_k3
@@ -39,6 +39,11 @@ def rpo_nll(
     """dpo + alpha NLL_chosen; an NLL of weight 0 is not computed."""
     value = dpo(batch, outputs, beta=beta)
     return value + alpha * chosen_nll(batch, outputs, nll_average) if alpha != 0.0 else value
+
+
+def custom(batch: Fields, outputs: Fields, *, beta: float = 0.1, custom_weight: float = 1.0) -> float:
+    """dpo + custom_weight NLL_chosen, where no subclass says what else to add."""
+    return rpo_nll(batch, outputs, beta=beta, alpha=custom_weight)
 
 
 def mpo(

@@ -4,8 +4,6 @@ s(i,j) is the cosine similarity. A row of sample_mask 0 is no anchor, no positiv
 what this batch holds, each present row counting once.
 """
 
-from collections.abc import Callable
-
 from .contrastive import cosine
 from .counts import Fields, row_weight
 from .numerics import logsumexp, softplus
@@ -50,27 +48,28 @@ def supcon(batch: Fields, outputs: Fields, *, temperature: float = 0.1) -> float
     return mean(terms)
 
 
-def spread(similarities: list[float], exponent: Callable[[float], float]) -> float:
-    """logsumexp of the exponents of these similarities."""
-    return logsumexp([exponent(s) for s in similarities])
-
-
-def circle(batch: Fields, outputs: Fields, *, gamma: float = 80.0, margin: float = 0.4) -> float:
+def circle(
+    batch: Fields, outputs: Fields, *, gamma: float = 80.0, margin: float = 0.4, held: Fields | None = None
+) -> float:
     """batch losses, circle: mean over anchors with both a positive and a negative of softplus(N + P).
 
-    N = logsumexp_n g (s_n + m)^+ (s_n - m), P = logsumexp_p -g (1 + m - s_p)^+ (s_p - 1 + m), g gamma, m margin.
+    N = logsumexp_n g (h_n + m)^+ (s_n - m), P = logsumexp_p -g (1 + m - h_p)^+ (s_p - 1 + m), g gamma, m margin. h is s, or
+    the similarities of held, where the weights stay while s moves.
     """
 
-    def negative(s: float) -> float:
-        return gamma * max(s + margin, 0.0) * (s - margin)
+    def negative(s: float, h: float) -> float:
+        return gamma * max(h + margin, 0.0) * (s - margin)
 
-    def positive(s: float) -> float:
-        return -gamma * max(1.0 + margin - s, 0.0) * (s - (1.0 - margin))
+    def positive(s: float, h: float) -> float:
+        return -gamma * max(1.0 + margin - h, 0.0) * (s - (1.0 - margin))
 
     terms = []
-    for positives, negatives in neighbours(batch, outputs):
+    weights = neighbours(batch, outputs if held is None else held)
+    for (positives, negatives), (of_positives, of_negatives) in zip(neighbours(batch, outputs), weights, strict=True):
         if positives and negatives:
-            terms.append(softplus(spread(negatives, negative) + spread(positives, positive)))
+            N = logsumexp([negative(s, h) for s, h in zip(negatives, of_negatives, strict=True)])
+            P = logsumexp([positive(s, h) for s, h in zip(positives, of_positives, strict=True)])
+            terms.append(softplus(N + P))
     return mean(terms)
 
 

@@ -6,6 +6,7 @@ Token weight: m[b,t] = token_mask[b,t+1] * sample_mask[b] for t = 0 .. S-2. A we
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .numerics import log_softmax
@@ -28,6 +29,14 @@ def live_tokens(batch: Fields) -> list[tuple[int, int]]:
             if row_weight(batch, b) != 0.0 and float(batch["token_mask"][b, t + 1]) != 0.0:
                 live.append((b, t))
     return live
+
+
+def whole_answers(batch: Fields) -> dict[str, Any]:
+    """The batch with every token trained from a row's first trained one to the end of the row, and no global count of tokens."""
+    mask = np.zeros_like(batch["token_mask"])
+    for b, t in live_tokens(batch):
+        mask[b, t + 1 :] = 1.0
+    return {name: x for name, x in batch.items() if name != "global_valid_toks"} | {"token_mask": mask}
 
 
 def token_count(batch: Fields) -> float:

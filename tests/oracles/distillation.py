@@ -15,6 +15,11 @@ def kl(log_a: list[float], log_b: list[float]) -> float:
     return total
 
 
+def cross_entropy(log_p: list[float], log_q: list[float]) -> float:
+    """-sum_v p_v log q_v; p_v = 0 adds 0."""
+    return -sum(math.exp(lp) * lq for lp, lq in zip(log_p, log_q, strict=True) if lp > -math.inf)
+
+
 def teacher_and_student(
     batch: Fields, outputs: Fields, b: int, t: int, temperature: float
 ) -> tuple[list[float], list[float]]:
@@ -50,11 +55,25 @@ def reverse_kl(batch: Fields, outputs: Fields, *, temperature: float = 1.0) -> f
     return aggregate(terms, batch, "token_mean", None)
 
 
-def mixed_kl(batch: Fields, outputs: Fields, *, temperature: float = 1.0, mixed_kl_weight: float = 0.5) -> float:
-    """w forward_kl + (1 - w) reverse_kl; a side of weight 0 is not evaluated (0 * inf never arises)."""
+def mixed_kl(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    temperature: float = 1.0,
+    mixed_kl_weight: float = 0.5,
+    forward_part: str = "kl",
+) -> float:
+    """w forward_kl + (1 - w) reverse_kl; a side of weight 0 is not evaluated (0 * inf never arises).
+
+    With forward_part "cross_entropy" -sum_v p log q stands for the forward side.
+    """
+    compared = {"kl": kl, "cross_entropy": cross_entropy}[forward_part]
     total = 0.0
     if mixed_kl_weight != 0.0:
-        total += mixed_kl_weight * forward_kl(batch, outputs, temperature=temperature)
+        terms: TokenTerms = {}
+        for b, t in live_tokens(batch):
+            terms[b, t] = compared(*teacher_and_student(batch, outputs, b, t, temperature))
+        total += mixed_kl_weight * aggregate(terms, batch, "token_mean", None)
     if mixed_kl_weight != 1.0:
         total += (1.0 - mixed_kl_weight) * reverse_kl(batch, outputs, temperature=temperature)
     return total

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from .contrastive_pairs import dot, unit
 from .counts import Fields, TokenTerms, aggregate, live_tokens
-from .distillation import forward_kl, kl, teacher_and_student
+from .distillation import cross_entropy, forward_kl, kl, teacher_and_student
 from .numerics import log_softmax, logsumexp
 from .supervised import nll
 from .supervised_terms import target
@@ -34,11 +34,6 @@ def log_mixture(log_a: list[float], log_b: list[float], weight: float) -> list[f
     return [logsumexp([la + share_a, lb + share_b]) for la, lb in zip(log_a, log_b, strict=True)]
 
 
-def cross_entropy(log_p: list[float], log_q: list[float]) -> float:
-    """-sum_v p_v log q_v; p_v = 0 adds 0."""
-    return -sum(math.exp(lp) * lq for lp, lq in zip(log_p, log_q, strict=True) if lp > -math.inf)
-
-
 def jensen_shannon(log_p: list[float], log_q: list[float], beta: float) -> float:
     """beta KL(p || M) + (1 - beta) KL(q || M), M = beta p + (1 - beta) q; KL(p || q) at 0 and KL(q || p) at 1."""
     if beta == 0.0:
@@ -59,11 +54,14 @@ def generalized_jsd(batch: Fields, outputs: Fields, *, beta: float = 0.5, temper
     return divergence_mean(batch, outputs, temperature, lambda log_p, log_q: jensen_shannon(log_p, log_q, beta))
 
 
-def skew_forward_kl(batch: Fields, outputs: Fields, *, skew: float = 0.1, temperature: float = 1.0) -> float:
-    """KL(p || skew p + (1 - skew) q)."""
+def skew_forward_kl(
+    batch: Fields, outputs: Fields, *, skew: float = 0.1, temperature: float = 1.0, forward_part: str = "kl"
+) -> float:
+    """KL(p || skew p + (1 - skew) q), or the cross entropy of the two."""
+    compared = {"kl": kl, "cross_entropy": cross_entropy}[forward_part]
 
     def divergence(log_p: list[float], log_q: list[float]) -> float:
-        return kl(log_p, log_mixture(log_p, log_q, skew))
+        return compared(log_p, log_mixture(log_p, log_q, skew))
 
     return divergence_mean(batch, outputs, temperature, divergence)
 

@@ -5,11 +5,8 @@ in the outputs beside a `held` equal to them are then the gradient of the surrog
 """
 
 import math
-from typing import Any
 
-import numpy as np
-
-from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob
+from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob, whole_answers
 from .distillation import reverse_kl, teacher_and_student
 from .distillation_divergences import jensen_shannon
 from .numerics import exp
@@ -49,14 +46,6 @@ def rewards_to_go(
     return found
 
 
-def whole_answers(batch: Fields) -> dict[str, Any]:
-    """The batch with every token trained from a row's first trained one to the end of the row, and no global count."""
-    mask = np.zeros_like(batch["token_mask"])
-    for b, t in live_tokens(batch):
-        mask[b, t + 1 :] = 1.0
-    return {name: x for name, x in batch.items() if name != "global_valid_toks"} | {"token_mask": mask}
-
-
 def minillm(
     batch: Fields,
     outputs: Fields,
@@ -69,13 +58,14 @@ def minillm(
     temperature: float = 1.0,
     discount: str = "relative",
     padding: str = "ignored",
+    detach_reward: bool = True,
     held: Fields | None = None,
 ) -> float:
     """token mean of ppo_clip at ratio exp(lp - lp_old) and advantage A + R, + single_step_weight reverse_kl.
 
     R is rewards_to_go of log p - log q of the sampled tokens (p teacher, q student, at the temperature). Without
     prev_logprobs lp_old is lp of held, and the ratio 1; without advantages A is 0. With padding counted, R
-    and reverse_kl are those of whole_answers.
+    and reverse_kl are those of whole_answers. R is that of held, or with detach_reward false that of the outputs.
     """
     if padding not in ("ignored", "counted"):
         raise ValueError(f"unknown padding {padding!r}")
@@ -84,7 +74,7 @@ def minillm(
     rows, width = batch["token_mask"].shape
     gains: list[list[float | None]] = [[None] * (width - 1) for _ in range(rows)]
     for b, t in live_tokens(counted):
-        log_p, log_q = teacher_and_student(batch, constant, b, t, temperature)
+        log_p, log_q = teacher_and_student(batch, constant if detach_reward else outputs, b, t, temperature)
         y = target(batch, b, t)
         gains[b][t] = log_p[y] - log_q[y]
     to_go = [rewards_to_go(row, gamma, length_normalization, discount) for row in gains]

@@ -8,9 +8,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .counts import Fields, TokenTerms, aggregate, live_tokens, next_token_logprob, row_weight, sequence_count
+from .counts import (
+    Fields,
+    TokenTerms,
+    aggregate,
+    live_tokens,
+    next_token_logprob,
+    row_weight,
+    sequence_count,
+    whole_answers,
+)
 from .numerics import exp
-from .policy_gradient import ppo_term
+from .policy_gradient import kl_term, ppo_term
 from .policy_gradient_tokens import advantage_at, delta_at, spread
 from .preference_terms import trained_tokens
 
@@ -89,9 +98,38 @@ def gspo_token_gradient(
     return spread(terms, batch, aggregation, max_length)
 
 
-def luspo(batch: Fields, outputs: Fields, **settings: Any) -> float:
-    """gspo's term times n_b, mean over sequences: the per-token terms by seq_mean_token_sum."""
-    return gspo(batch, outputs, aggregation="seq_mean_token_sum", **settings)
+def luspo(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    reference_policy_kl_penalty: float = 0.0,
+    padding: str = "ignored",
+    **settings: Any,
+) -> float:
+    """gspo's term times n_b, mean over sequences: the per-token terms by seq_mean_token_sum.
+
+    Plus the penalty times sum_b s_b sum_t tm k3 / S_g; with padding counted n_b times the mean of k3 over the row of
+    whole_answers stands for the sum of a row.
+    """
+    if padding not in ("ignored", "counted"):
+        raise ValueError(f"unknown padding {padding!r}")
+    value = gspo(batch, outputs, aggregation="seq_mean_token_sum", **settings)
+    if reference_policy_kl_penalty == 0.0:
+        return value
+    read = whole_answers(batch) if padding == "counted" else batch
+    rows = batch["token_mask"].shape[0]
+    total = 0.0
+    for row in range(rows):
+        terms: list[float] = []
+        weights: list[float] = []
+        for b, t in live_tokens(read):
+            if b == row:
+                d = next_token_logprob(batch, outputs, b, t) - float(batch["reference_policy_logprobs"][b, t + 1])
+                terms.append(kl_term(d, "k3"))
+                weights.append(float(read["token_mask"][b, t + 1]))
+        mean = sum(w * k for w, k in zip(weights, terms, strict=True)) / (sum(weights) or 1.0)
+        total += row_weight(batch, row) * trained_tokens(batch, row) * mean
+    return value + reference_policy_kl_penalty * total / sequence_count(batch, rows)
 
 
 def vespo_weights(

@@ -17,9 +17,15 @@ def aggregated(
     return aggregate({(b, t): term(b, t) for b, t in live_tokens(batch)}, batch, aggregation, max_length)
 
 
-def vocabulary_logprobs(outputs: Fields, b: int, t: int) -> list[float]:
+def vocabulary_logits(outputs: Fields, b: int, t: int, softcap: float | None = None) -> list[float]:
+    """z_v for every v, at position t of row b; with softcap s tanh(z_v / s)."""
+    z = [float(x) for x in outputs["logits"][b, t]]
+    return z if softcap is None else [softcap * math.tanh(x / softcap) for x in z]
+
+
+def vocabulary_logprobs(outputs: Fields, b: int, t: int, softcap: float | None = None) -> list[float]:
     """log p_v for every v, at position t of row b."""
-    return log_softmax([float(z) for z in outputs["logits"][b, t]])
+    return log_softmax(vocabulary_logits(outputs, b, t, softcap))
 
 
 def target(batch: Fields, b: int, t: int) -> int:
@@ -33,16 +39,20 @@ def label_smoothed_ce(
     *,
     label_smoothing: float = 0.1,
     spread: str = "vocabulary",
+    softcap: float | None = None,
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """(1-e) (-log p_y) + e mean_v (-log p_v), the mean over all V tokens, or over the V-1 others than y."""
+    """(1-e) (-log p_y) + e mean_v (-log p_v), the mean over all V tokens, or over the V-1 others than y.
+
+    softcap as in vocabulary_logits.
+    """
     if spread not in ("vocabulary", "others"):
         raise ValueError(f"unknown spread {spread!r}")
     e = label_smoothing
 
     def term(b: int, t: int) -> float:
-        logprobs = vocabulary_logprobs(outputs, b, t)
+        logprobs = vocabulary_logprobs(outputs, b, t, softcap)
         y = target(batch, b, t)
         value = 0.0
         if e != 1.0:
@@ -125,13 +135,14 @@ def z_loss(
     outputs: Fields,
     *,
     coefficient: float = 1e-4,
+    softcap: float | None = None,
     aggregation: str = "token_mean",
     max_length: float | None = None,
 ) -> float:
-    """coefficient logsumexp(z)^2 of the logits z at the position."""
+    """coefficient logsumexp(z)^2 of the logits z at the position; softcap as in vocabulary_logits."""
 
     def term(b: int, t: int) -> float:
-        return coefficient * logsumexp([float(z) for z in outputs["logits"][b, t]]) ** 2
+        return coefficient * logsumexp(vocabulary_logits(outputs, b, t, softcap)) ** 2
 
     return aggregated(batch, term, aggregation, max_length)
 

@@ -45,6 +45,7 @@ BY_HAND: list[tuple[Oracle, dict[str, Any], float]] = [
     (generalized_jsd, {}, EVEN),
     # At skew 1/2 both are against (5/8, 3/8).
     (skew_forward_kl, {"skew": 0.5}, 0.5 * math.log(4 / 5) + 0.5 * math.log(4 / 3)),
+    (skew_forward_kl, {"skew": 0.5, "forward_part": "cross_entropy"}, 0.5 * math.log(8 / 5) + 0.5 * math.log(8 / 3)),
     (skew_reverse_kl, {"skew": 0.5}, 0.75 * math.log(6 / 5) + 0.25 * math.log(2 / 3)),
     # 0.2 (1/2, 1/2) + 0.8 (3/4, 1/4) = (0.7, 0.3); 0.2 (3/4, 1/4) + 0.8 (1/2, 1/2) = (0.55, 0.45).
     (skew_forward_kl, {"skew": 0.2}, 0.5 * math.log(0.5 / 0.7) + 0.5 * math.log(0.5 / 0.3)),

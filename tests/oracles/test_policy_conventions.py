@@ -70,6 +70,22 @@ def test_a_bounded_sequence_ratio() -> None:
     assert gspo(batch, outputs, aggregation="fixed", max_length=5.0) == near(8 / 5)
 
 
+def test_the_penalty_of_luspo() -> None:
+    # k3 of log 2, -log 2 and 2 log 2: log 2 - 1/2, 1 - log 2 and 2 log 2 - 3/4; the last one is padding.
+    batch, outputs = gaps([LOG2, -LOG2, 2 * LOG2])
+    batch["token_mask"][0, 3] = 0
+    batch["advantages"] = np.zeros_like(batch["token_mask"])
+    assert luspo(batch, outputs, reference_policy_kl_penalty=3.0) == near(1.5)
+    counted = luspo(batch, outputs, reference_policy_kl_penalty=3.0, padding="counted")
+    assert counted == near(3 * 2 * (2 * LOG2 - 0.25) / 3)
+    # What comes before the answer is no padding, and a row without tokens has no answer.
+    batch["token_mask"][0, 1:] = [0, 1, 0]
+    counted = luspo(batch, outputs, reference_policy_kl_penalty=1.0, padding="counted")
+    assert counted == near((LOG2 + 0.25) / 2)
+    batch["token_mask"][0, 1:] = 0
+    assert luspo(batch, outputs, reference_policy_kl_penalty=1.0, padding="counted") == 0.0
+
+
 def test_dr_grpo_by_length_alone() -> None:
     batch, outputs = random_case(95)
     value = dr_grpo(batch, outputs, max_length=7.0)

@@ -71,6 +71,15 @@ def test_one_token_by_hand(oracle: Oracle, settings: dict[str, Any], target: int
     assert oracle(*one_token(target, *HALF_QUARTERS), **settings) == near(expected)
 
 
+def test_capped_logits_by_hand() -> None:
+    # 2 tanh(z / 2) = log 2 where z = 2 atanh(log 2 / 2): the probabilities above.
+    batch, outputs = one_token(0, 2 * math.atanh(LOG2 / 2), 0.0, 0.0)
+    assert label_smoothed_ce(batch, outputs, label_smoothing=0.3, softcap=2.0) == near(1.2 * LOG2)
+    assert z_loss(batch, outputs, coefficient=1.0, softcap=2.0) == near((2 * LOG2) ** 2)
+    # A logit far above the cap log 2 is log 2, beside 0.
+    assert label_smoothed_ce(*one_token(1, 1e9, 0.0), label_smoothing=0.0, softcap=LOG2) == near(math.log(3))
+
+
 def test_aggregations_by_hand() -> None:
     # Tokens of lp log(1/2), log(1/4) in row 0 and log(1/2) in row 1; dft's terms: log 2 / 2 each.
     batch: Data = {"token_mask": arr([0, 1, 1], [0, 1, 0])}

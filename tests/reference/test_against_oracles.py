@@ -30,6 +30,7 @@ CLIPS: list[Config] = [
     {"ratio_clip_min": 1.0, "ratio_clip_max": 5.0},
     {"ratio_clip_c": 1.5},
 ]
+CROSS_ENTROPY: Config = {"mixed_kl_weight": 0.3, "forward_part": "cross_entropy"}
 ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "nll": (supervised.nll, AGGREGATIONS),
     "dpo": (
@@ -52,7 +53,12 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "reverse_kl": (distillation.reverse_kl, [{"temperature": 2.0}]),
     "mixed_kl": (
         distillation.mixed_kl,
-        [{"mixed_kl_weight": 0.0}, {"mixed_kl_weight": 1.0}, {"mixed_kl_weight": 0.3, "temperature": 2.0}],
+        [
+            {"mixed_kl_weight": 0.0},
+            {"mixed_kl_weight": 1.0},
+            {"mixed_kl_weight": 0.3, "temperature": 2.0},
+            CROSS_ENTROPY,
+        ],
     ),
     "pairwise_contrastive": (contrastive.pairwise_contrastive, [{"temperature": 1.0}]),
     "infonce": (contrastive.infonce, [{"temperature": 1.0}]),

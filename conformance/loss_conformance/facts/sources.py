@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from loss_conformance.facts.facts import gather
 from loss_conformance.subject.subject import Subject
 from loss_conformance.subject.torch_losses import contract_of_torch_loss
@@ -14,7 +16,7 @@ def contract_sources(subject: Subject) -> list[tuple[str, Contract]]:
     """Return (origin, contract) for every contract that speaks about this loss.
 
     The order is: one given beside the loss, the instance's own, the class's own, then each parent's, then what is known
-    of a ``torch.nn`` loss.
+    of a ``torch.nn`` loss. An instance that declares all a class does speaks in its place, and may take entries back.
     """
     loss = subject.loss
     sources: list[tuple[str, Contract]] = []
@@ -26,12 +28,17 @@ def contract_sources(subject: Subject) -> list[tuple[str, Contract]]:
     classes = type(loss).__mro__ if not isinstance(loss, type) else loss.__mro__
     for position, cls in enumerate(classes):
         contract = vars(cls).get("contract")
-        if isinstance(contract, Contract):
+        if isinstance(contract, Contract) and not _replaces(own, contract):
             sources.append(("declared" if position == 0 else f"inherited from {cls.__name__}", contract))
     known = contract_of_torch_loss(loss)
     if known is not None:
         sources.append((f"known of torch.nn.{type(loss).__name__}", known))
     return sources
+
+
+def _replaces(own: object, contract: Contract) -> bool:
+    declared = [fact.name for fact in fields(Contract) if contract.declares(fact.name)]
+    return isinstance(own, Contract) and bool(declared) and all(map(own.declares, declared))
 
 
 def declared_contract(subject: Subject) -> Contract:

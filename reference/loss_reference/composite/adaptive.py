@@ -93,17 +93,14 @@ class AdaptiveLoss(LossFunction):
         elif least is not None and self.target_loss > 0:
             facts["lower_bound"] = (1 + self.adaptation_rate / self.target_loss) * least - self.adaptation_rate
         if self.mode == "literal" and self.adaptation_rate > 0:
-            facts["exempt"] = {
-                "empty_batch": "the guide's form gives -r instead of 0",
-                "option_effect": "the guide's form never changes the gradient",
-            }
+            facts["exempt"] = {"empty_batch": "the guide's form gives -r instead of 0"}
         within = self.mode == "literal" or self.lower <= 1 <= self.upper
         unchanged = {0.0: self.base.get("type", "dpo")} if set(self.base) <= {"type"} and within else {}
         facts["options"] = {
             "adaptation_rate": Option((0.1, 0.0, 1.0), reduces_to=unchanged),
             "target_loss": Option((1.0, 0.5)),
             "mode": Option(("scale", "literal")),
-            "lower": Option((0.1, 1.0)),
-            "upper": Option((10.0, 0.5)),
+            "lower": Option((0.1, 1.0), inert=self.mode == "literal"),
+            "upper": Option((10.0, 0.5), inert=self.mode == "literal"),
         }
         self.contract = refined(type(self).contract, **facts)

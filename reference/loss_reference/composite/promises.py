@@ -15,6 +15,7 @@ Parts = Sequence[tuple[float, Contract]]
 
 SHARED_WORDS: Final = ("normalizer", "length_normalized")
 FLAGS: Final = ("stochastic", "stateful", "surrogate_gradient", "coupled")
+OF_OWN_SETTINGS: Final = ("option_effect",)  # a sum has other settings than its parts
 
 
 def promises_of_sum(parts: Parts) -> dict[str, Any]:
@@ -22,8 +23,8 @@ def promises_of_sum(parts: Parts) -> dict[str, Any]:
 
     A word (level, normalizer, ...) and a direction hold when every part has them; one part over pairs makes the rows of
     the sum come in pairs. A bound is the weighted sum of the parts' bounds, lower and upper swapped under a negative
-    weight. One part that is coupled, stochastic, stateful or has surrogate gradients makes the sum so. What the parts
-    leave open stays open.
+    weight. One part that is coupled, stochastic, stateful or has surrogate gradients makes the sum so. A law that one
+    part breaks the sum may break, but for laws about the settings of a loss. What the parts leave open stays open.
     """
     contracts = [contract for weight, contract in parts if weight != 0]
     levels = [contract.level for contract in contracts]
@@ -35,7 +36,12 @@ def promises_of_sum(parts: Parts) -> dict[str, Any]:
         "upper_bound": _sum_of_bounds(parts, "upper_bound", "lower_bound"),
         "direction": _shared_directions(parts),
         "fields": {name: field for contract in contracts for name, field in contract.fields.items()},
-        "exempt": {check: reason for contract in contracts for check, reason in contract.exempt.items()},
+        "exempt": {
+            check: reason
+            for contract in contracts
+            for check, reason in contract.exempt.items()
+            if check not in OF_OWN_SETTINGS
+        },
         "empty": next((contract.empty for contract in contracts if contract.empty != "zero"), None),
     }
     return {fact: value for fact, value in facts.items() if value is not None and value != {}}

@@ -14,6 +14,7 @@ from loss_reference.distillation.kl import reverse_kl
 from loss_reference.distillation.teacher import teacher_logits
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import token_constant
+from loss_reference.padding import PADDINGS, answer_positions, reading_padding
 from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import probability_ratio
 from loss_reference.reduction import global_count, keep_active, mean_of_terms, row_weights
@@ -22,12 +23,9 @@ from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["MiniLLMLoss", "answer_positions", "discounted_future"]
+__all__ = ["MiniLLMLoss", "discounted_future"]
 
 DISCOUNTS: Final = ("relative", "absolute")
-PADDINGS: Final = ("ignored", "counted")
-PADDING_READ: Final = 'padding="counted" reads what a masked position holds on purpose, as TRL does'
-READ_LAWS: Final = ("mask_value", "mask_extreme", "mask_gradient", "padding")
 
 
 def discounted_future(x: Tensor, gamma: float) -> Tensor:
@@ -36,11 +34,6 @@ def discounted_future(x: Tensor, gamma: float) -> Tensor:
     for x_t in reversed(x.unbind(dim=-1)):
         future.append(x_t + gamma * future[-1] if future else x_t)
     return torch.stack(future[::-1], dim=-1) if future else x
-
-
-def answer_positions(m: Tensor) -> Tensor:
-    """Return whether a position is of the answer: the row's first trained one or any after it, padding too, [B, S-1]."""
-    return (m != 0).cumsum(dim=1) > 0
 
 
 @register("minillm")
@@ -63,7 +56,8 @@ class MiniLLMLoss(LossFunction):
     normalisation the factor cancels, and g = 0 has none). ``padding`` (``"ignored"``; ``"counted"``: m of R is 1, and the
     divergence is averaged, at every position from t0 to the end of the row, whatever ``token_mask`` says of it; TRL, whose
     mask leaves out ids of -100 that answers never hold). What is counted is read: it must hold numbers and token ids, more
-    padding changes the result, and the mean of the divergence is over the positions of this batch.
+    padding changes the result, and the mean of the divergence is over the positions of this batch. ``detach_reward`` (True;
+    False: the same value, with the gradient of R besides, which TRL up to 1.12 does not stop).
 
     Raises:
         KeyError: no ``teacher_logits``.
@@ -86,6 +80,7 @@ class MiniLLMLoss(LossFunction):
             "ratio_clip_min": Option(values=(0.0, 0.2)),
             "ratio_clip_max": Option(values=(0.0, 0.2)),
             "padding": Option(values=PADDINGS),
+            "detach_reward": Option(values=(True, False)),
         },
     )
     temperature = Setting(1.0, above=0.0)
@@ -96,6 +91,7 @@ class MiniLLMLoss(LossFunction):
     ratio_clip_max = Setting(0.2, least=0.0)
     discount = Setting("relative", choices=DISCOUNTS)
     padding = Setting("ignored", choices=PADDINGS)
+    detach_reward = Setting(True)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
@@ -103,30 +99,33 @@ class MiniLLMLoss(LossFunction):
         options = {**self.contract.options, "discount": Option(values=DISCOUNTS, inert=cancels)}
         self.contract = refine(self.contract, options=options)
         if self.padding == "counted":
-            exempt = {**self.contract.exempt, **dict.fromkeys(READ_LAWS, PADDING_READ)}
-            self.contract = refine(self.contract, coupled=True, exempt=exempt)
+            self.contract = refine(reading_padding(self.contract, "TRL"), coupled=True)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        z_q, m = trained_logits(batch, model_outputs)
-        c = m  # where R and the divergence are taken
-        if self.padding == "counted":
-            c = answer_positions(m) * row_weights(batch, m).unsqueeze(1)
-            z_q = keep_active(model_outputs["logits"][:, :-1], c)
+        z_q, m, c = self.scores_and_weights(batch, model_outputs)
         y = next_tokens(batch, c, z_q.shape[-1])
         log_p = (teacher_logits(batch, c, z_q.shape[-1]) / self.temperature).log_softmax(dim=-1)
         log_q = (z_q / self.temperature).log_softmax(dim=-1)
-        A = self.future_reward(sampled(log_p - log_q.detach(), y), m, c)
+        log_ratio = sampled(log_p - log_q, y)
+        A = self.future_reward(log_ratio.detach() if self.detach_reward else log_ratio, m, c)
         if batch.get("advantages") is not None:
             A = A + token_constant(batch, "advantages", m)
-        lp = sampled(z_q.log_softmax(dim=-1), y)
-        given = batch.get("prev_logprobs") is not None
+        lp, given = sampled(z_q.log_softmax(dim=-1), y), batch.get("prev_logprobs") is not None
         rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m) if given else lp.detach())
         T_g = global_count(batch, "global_valid_toks")
         loss = mean_of_terms(ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max), m, T_g)
-        if self.single_step_weight > 0:
-            kl = mean_of_terms(reverse_kl(log_p, log_q), c, T_g if self.padding == "ignored" else None)
-            loss = loss + self.single_step_weight * kl
-        return loss
+        if self.single_step_weight == 0:
+            return loss
+        kl = mean_of_terms(reverse_kl(log_p, log_q), c, T_g if self.padding == "ignored" else None)
+        return loss + self.single_step_weight * kl
+
+    def scores_and_weights(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (z, m, c): the logits [B, S-1, V], and the weights [B, S-1] of the policy's terms and of R and the KL."""
+        z_q, m = trained_logits(batch, model_outputs)
+        if self.padding == "ignored":
+            return z_q, m, m
+        c = answer_positions(m) * row_weights(batch, m).unsqueeze(1)
+        return keep_active(model_outputs["logits"][:, :-1], c), m, c
 
     def future_reward(self, log_ratio: Tensor, m: Tensor, c: Tensor) -> Tensor:
         """Return R [B, S-1] of lp_T - lp of the sampled tokens, the weights m, and those of what R sums over, c."""

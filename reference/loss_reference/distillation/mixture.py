@@ -12,6 +12,7 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.distillation.divergence import DivergenceLoss
 from loss_reference.distillation.kl import forward_kl, reverse_kl
+from loss_reference.distillation.soft_ce import FORWARD_PARTS, VALUE_ALONE, soft_ce
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
@@ -121,21 +122,35 @@ class SkewForwardKLLoss(SkewLoss):
 
     Inputs and errors as in ``DivergenceLoss``. In nats per token, between 0, at p = q, and -log s: finite even where the
     student has probability 0, unlike ``ForwardKLLoss``, which it is for s = 0. With s = 1 there is nothing left to learn:
-    value and gradient are 0. DistiLLM's code leaves out sum p log p, which changes the value and not the gradient.
+    value and gradient are 0.
 
-    Config: ``skew`` s (0.1, in [0, 1]); ``temperature`` (1, above 0).
+    Config: ``skew`` s (0.1, in [0, 1]); ``temperature`` (1, above 0); ``forward_part`` (``"kl"``; ``"cross_entropy"``, DistiLLM
+    ``skewed_forward_kl``: without sum p log p, of a value larger by H(p) and the same gradient; ``SoftCELoss`` for s = 0).
 
     Source: arXiv 2402.03898, section 3.1.
     """
 
     contract = refine(
         DivergenceLoss.contract,
-        options={**DivergenceLoss.contract.options, "skew": Option(values=SKEWS, reduces_to={0.0: "forward_kl"})},
+        options={
+            **DivergenceLoss.contract.options,
+            "skew": Option(values=SKEWS, reduces_to={0.0: "forward_kl"}),
+            "forward_part": Option(values=FORWARD_PARTS),
+        },
+        exempt=VALUE_ALONE,
     )
-    strict_config = True
+    forward_part = Setting("kl", choices=FORWARD_PARTS)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.forward_part == "cross_entropy":
+            skew = Option(values=SKEWS, reduces_to={0.0: "soft_ce"})
+            options = {**self.contract.options, "skew": skew}
+            self.contract = refine(self.contract, upper_bound=math.inf, options=options)
 
     def divergence(self, log_p: Tensor, log_q: Tensor, /) -> Tensor:
-        return skew_forward_kl(log_p, log_q, self.skew)
+        v = skew_forward_kl(log_p, log_q, self.skew)
+        return v if self.forward_part == "kl" else v + soft_ce(log_p, log_p)
 
 
 @register("skew_reverse_kl")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from loss_reference.distillation.divergence import DivergenceLoss
 from loss_reference.registry import register
 
-__all__ = ["SoftCELoss", "soft_ce"]
+__all__ = ["FORWARD_PARTS", "VALUE_ALONE", "SoftCELoss", "soft_ce"]
+
+FORWARD_PARTS: Final = ("kl", "cross_entropy")
+VALUE_ALONE: Final = {"option_effect": "forward_part chooses the value alone; the gradient is the same"}
 
 
 def soft_ce(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from loss_reference.contract import Option
-from loss_reference.interface import Batch
-from loss_reference.logprobs import token_constant
+from loss_reference.interface import Batch, Outputs
+from loss_reference.logprobs import next_token_logprobs, token_constant, trained_logprobs
+from loss_reference.padding import PADDINGS, answer_positions, reading_padding
+from loss_reference.policy_gradient.kl import k3
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
 from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import mean_over_tokens, ratio_of
@@ -100,17 +105,50 @@ class GSPOTokenLoss(GSPOLoss):
 class LUSPOLoss(SequenceRatioLoss):
     """LUSPO: L = (1/S_g) sum_b n_b l_b, l_b the term of ``GSPOLoss`` and n_b the length: no bias towards short answers.
 
-    Inputs, shapes, range and errors as ``GSPOLoss``. dl_b/dlp_t = -A s at every token, 0 where clipped. Where every row
-    has one token it is ``gspo``. A KL penalty is a loss of its own (``kl_k3`` with ``aggregation="seq_mean_token_sum"``);
-    Liger 0.8 and older TRL average theirs over padding as well, which no loss that leaves masked tokens alone can reproduce.
+    Inputs, shapes, range and errors as ``GSPOLoss``, and ``reference_policy_logprobs`` [B, S] where beta is above 0.
+    dl_b/dlp_t = -A s at every token, 0 where clipped. Where every row has one token it is ``gspo``. With beta above 0,
+    (1/S_g) sum_b sum_t m beta k3(lp - lp_ref) is added, ``kl_k3`` of that aggregation.
 
-    Config: ``ratio_clip_min`` (3e-4, at least 0), ``ratio_clip_max`` (4e-4, at least 0), ``log_ratio_max`` (None; above 0).
+    Config: ``ratio_clip_min`` (3e-4, at least 0), ``ratio_clip_max`` (4e-4, at least 0), ``log_ratio_max`` (None; above 0);
+    ``reference_policy_kl_penalty`` beta (0, at least 0); ``padding``, read where beta is above 0 (``"ignored"``, TRL;
+    ``"counted"``, Liger 0.8 and older TRL: n_b times the mean of k3 at every position from the answer's first trained token
+    to the end of the row, whatever ``token_mask`` says of it, in the place of the sum over trained tokens). What is counted
+    is read: it must hold numbers and token ids, and more padding changes the result.
 
     Source: arXiv 2602.05261; TRL ``loss_type="luspo"``.
     """
 
-    contract = refine(SequenceRatioLoss.contract, length_normalized=False)
-    strict_config = True
+    contract = refine(
+        SequenceRatioLoss.contract,
+        length_normalized=False,
+        direction={**SequenceRatioLoss.contract.direction, "reference_policy_kl_penalty": +1},
+        options={
+            **SequenceRatioLoss.contract.options,
+            "reference_policy_kl_penalty": Option(values=(0.0, 0.04, 1.0)),
+        },
+    )
+    reference_policy_kl_penalty = Setting(0.0, least=0.0)
+    padding = Setting("ignored", choices=PADDINGS)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        padding = Option(values=PADDINGS, inert=self.reference_policy_kl_penalty == 0)
+        self.contract = refine(self.contract, options={**self.contract.options, "padding": padding})
+        if self.padding == "counted" and self.reference_policy_kl_penalty > 0:
+            self.contract = reading_padding(self.contract, "Liger")
+
+    def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        lp, m = trained_logprobs(batch, model_outputs)
+        loss, beta = self.reduce(self.policy_terms(lp, m, batch), m, batch), self.reference_policy_kl_penalty
+        if beta == 0:
+            return loss
+        read = c = m  # where lp is read, and the weights of k3
+        if self.padding == "counted":
+            read = answer_positions(m).to(m)
+            c = read * m.sum(dim=1, keepdim=True) / read.sum(dim=1, keepdim=True).clamp(min=1.0)
+            lp = next_token_logprobs(batch, model_outputs, read)
+        k = k3(lp - token_constant(batch, "reference_policy_logprobs", read))
+        return loss + beta * self.reduce(k, c, batch)
 
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         return aggregate_tokens(terms, weights, batch, "seq_mean_token_sum")

@@ -101,7 +101,7 @@ class KLK1Loss(KLEstimatorLoss):
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if self.kl_gradient == "pathwise":
+        if self.kl_gradient == "pathwise" and self.input_clamp is None and self.output_clamp is None:
             reason = (
                 "the gradient of lp - lp_ref is 1 whatever the reference is, which is the known defect of k1 as a loss"
             )

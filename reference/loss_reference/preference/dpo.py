@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,6 +16,7 @@ from loss_reference.preference.layout import PAIR_LAYOUT, PairedLoss
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.token_level import refine
 
 __all__ = ["DPOLoss", "dpo", "sequence_log_ratio"]
 
@@ -54,6 +58,9 @@ class DPOLoss(PairedLoss):
     ``average_log_probs`` (False; True divides each h by its length, TRL ``sigmoid_norm``); ``pair_layout``
     (``"interleaved"``, as NeMo RL lays pairs out; ``"halves"`` as TRL, Liger and OpenRLHF: chosen rows first).
 
+    NeMo RL hands its DPO a reference that is rolled by one token, entry t speaking of token t + 1, and its policy-gradient
+    losses one that is not; here entry t speaks of token t in all of them: roll it back, ``x.roll(1, dims=1)``.
+
     Raises:
         ValueError: an odd number of rows, shapes that do not belong together, a token id outside the vocabulary.
         ConfigError: a setting out of range or unknown.
@@ -78,6 +85,11 @@ class DPOLoss(PairedLoss):
     beta = Setting(0.1, above=0.0)
     label_smoothing = Setting(0.0, least=0.0, most=0.5)
     average_log_probs = Setting(False)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.label_smoothing > 0:  # a margin that is too large is pulled back
+            self.contract = refine(self.contract, direction={})
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         h, w = sequence_log_ratio(batch, model_outputs, self.average_log_probs)

@@ -141,8 +141,13 @@ class CPOLoss(ImitatingLoss):
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if self.loss_type != "ipo":  # which pulls a margin that is too large back
+        pulled_back = self.loss_type == "sigmoid" and self.label_smoothing > 0
+        if self.loss_type != "ipo" and not pulled_back:  # as a margin that is too large is
             self.contract = refine(self.contract, direction={**MONOTONE, **self.contract.direction})
+        # Margins of 3 nats are met in every batch; beyond log((1 - e) / e) the smoothed term wants them back.
+        if pulled_back and self.alpha > 0 and math.log(1 / self.label_smoothing - 1) <= 3 * self.beta:
+            reason = "smoothed labels pull a large margin back, by the rejected answer alone where the NLL holds the chosen one"
+            self.contract = refine(self.contract, exempt={**self.contract.exempt, "rejected_is_not_raised": reason})
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)

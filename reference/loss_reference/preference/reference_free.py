@@ -95,6 +95,11 @@ class SimPOLoss(ImitatingLoss, PairLoss):
     label_smoothing = Setting(0.0, least=0.0, most=0.5)
     nll_weight = Setting(0.0, least=0.0)
 
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.label_smoothing > 0:  # a margin that is too large is pulled back
+            self.contract = refine(self.contract, direction={"nll_weight": +1})
+
     def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
         return sequence_logprob(batch, model_outputs, average=True)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from loss_reference.preference.pairwise import BETA, active_pairs, pair_contract
 from loss_reference.reduction import mean_of_terms, row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
+from loss_reference.token_level import refine
 
 __all__ = ["AOTLoss", "AOTUnpairedLoss", "quantile_differences"]
 
@@ -51,8 +53,20 @@ def quantile_differences(a: Tensor, b: Tensor, weights: Tensor) -> tuple[Tensor,
     return at_middle(sorted_a, ends_a) - at_middle(sorted_b, ends_b), ends - starts
 
 
+class SortedLoss(PairedLoss):
+    """Pairs compared quantile by quantile, by the term of ``cdpo`` with its ``label_smoothing`` (0, at most 1/2)."""
+
+    contract = SORTED
+    label_smoothing = Setting(0.0, least=0.0, most=0.5)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.label_smoothing > 0:  # a margin that is too large is pulled back
+            self.contract = refine(self.contract, direction={})
+
+
 @register("aot")
-class AOTLoss(PairedLoss):
+class AOTLoss(SortedLoss):
     """AOT, paired: l = -log sigma(beta d), d = sort(p_w - p_l) - sort(ref_w - ref_l), p and ref sums of lp and lp_ref.
 
     Inputs and errors as in ``PairLoss``, except that ``global_valid_seqs`` is not read: the margins of the batch are
@@ -66,9 +80,7 @@ class AOTLoss(PairedLoss):
     Source: arXiv 2406.05882.
     """
 
-    contract = SORTED
     beta = Setting(0.1, above=0.0)
-    label_smoothing = Setting(0.0, least=0.0, most=0.5)
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
@@ -80,7 +92,7 @@ class AOTLoss(PairedLoss):
 
 
 @register("aot_unpaired")
-class AOTUnpairedLoss(PairedLoss):
+class AOTUnpairedLoss(SortedLoss):
     """AOT, unpaired: l = -log sigma(beta d), d = sort(h_w) - sort(h_l), h = sum_t m (lp - lp_ref).
 
     Inputs and errors as in ``PairLoss``, except that ``global_valid_seqs`` is not read: the log-ratios of all chosen and
@@ -94,9 +106,7 @@ class AOTUnpairedLoss(PairedLoss):
     Source: arXiv 2406.05882.
     """
 
-    contract = SORTED
     beta = Setting(0.1, above=0.0)
-    label_smoothing = Setting(0.0, least=0.0, most=0.5)
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         h, w = sequence_log_ratio(batch, model_outputs)

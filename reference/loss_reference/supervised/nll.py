@@ -30,6 +30,9 @@ class NLLLoss(TokenLevelLoss):
         ValueError: shapes that do not belong together, a token id outside the vocabulary.
         ConfigError: a setting out of range or unknown, ``"fixed"`` without ``max_length``.
 
+    Liger's cross entropy is this one; its ``softcap`` and ``label_smoothing`` are those of ``label_smoothed_ce``, its
+    ``lse_square_scale`` is ``z_loss``, its class weights are ``weighted_nll`` with ``divisor="weights"``.
+
     Source: maximum likelihood; NeMo RL ``NLLLossFn``, Hugging Face ``num_items_in_batch``.
     """
 

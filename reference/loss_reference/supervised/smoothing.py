@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
+from loss_reference.supervised.softcap import SOFTCAP, capping, softcapped
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
 __all__ = ["ConfidencePenaltyLoss", "LabelSmoothedCELoss", "confidence_penalty", "label_smoothed_ce"]
@@ -58,7 +61,9 @@ class LabelSmoothedCELoss(TokenLevelLoss):
     dL/dlogits = m (softmax - q) / T_g. With e above 0 a logit of -inf makes the loss infinite: q wants every token.
 
     Config: ``label_smoothing`` e (0.1, from 0 to 1); ``spread`` (``"vocabulary"``: the target too gets its e / V, as in
-    PyTorch and Liger; ``"others"``: e / (V - 1) to each token but the target, as in fairseq); ``aggregation``
+    PyTorch and Liger; ``"others"``: e / (V - 1) to each token but the target, as in fairseq); ``softcap`` s (None; above 0:
+    pi is the softmax of s tanh(logits / s), Liger ``softcap``, ``final_logit_softcapping`` of Gemma in transformers; the
+    gradient above is then that of the capped logits, times 1 - tanh^2, and -inf is no more than -s); ``aggregation``
     (``"token_mean"``); ``max_length`` (above 0, needed by ``"fixed"``).
 
     Raises:
@@ -72,17 +77,31 @@ class LabelSmoothedCELoss(TokenLevelLoss):
         SUPERVISED,
         options={
             **AGGREGATION_OPTIONS,
-            "label_smoothing": Option(values=(0.0, 0.1, 0.5), reduces_to={0.0: "nll"}),
+            "label_smoothing": Option(values=(0.0, 0.1, 0.5)),
             "spread": Option(values=("vocabulary", "others")),
+            "softcap": SOFTCAP,
         },
     )
     label_smoothing = Setting(0.1, least=0.0, most=1.0)
     spread = Setting("vocabulary", choices=("vocabulary", "others"))
+    softcap = Setting[float | None](None, above=0.0, optional=True)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.softcap is None:
+            smoothing = Option(values=(0.0, 0.1, 0.5), reduces_to={0.0: "nll"})
+            self.contract = refine(self.contract, options={**self.contract.options, "label_smoothing": smoothing})
+        else:
+            self.contract = capping(self.contract)
+            if self.label_smoothing > 0:
+                reason = "every token has its share of the label, and with softcap none is impossible"
+                self.contract = refine(self.contract, exempt={**self.contract.exempt, "impossible_tokens": reason})
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z, m = trained_logits(batch, model_outputs)
         y = next_tokens(batch, m, z.shape[-1])
-        return self.reduce(label_smoothed_ce(z.log_softmax(dim=-1), y, self.label_smoothing, self.spread), m, batch)
+        log_pi = softcapped(z, self.softcap).log_softmax(dim=-1)
+        return self.reduce(label_smoothed_ce(log_pi, y, self.label_smoothing, self.spread), m, batch)
 
 
 @register("confidence_penalty")

@@ -13,6 +13,7 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import trained_logits
+from loss_reference.supervised.softcap import SOFTCAP, softcapped
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
 __all__ = ["ZLoss", "z_loss"]
@@ -32,8 +33,8 @@ class ZLoss(TokenLevelLoss):
     all logits of a position: that is what it holds in place. The model receives gradient:
     dL/dlogits = 2 c m log Z softmax / T_g.
 
-    Config: ``coefficient`` c (1e-4, at least 0); ``aggregation`` (``"token_mean"``); ``max_length`` (above 0, needed by
-    ``"fixed"``).
+    Config: ``coefficient`` c (1e-4, at least 0); ``softcap`` s (None; above 0: Z is that of s tanh(logits / s), as in Liger
+    where its ``softcap`` is set too); ``aggregation`` (``"token_mean"``); ``max_length`` (above 0, needed by ``"fixed"``).
 
     Raises:
         ValueError: shapes that do not belong together.
@@ -45,9 +46,10 @@ class ZLoss(TokenLevelLoss):
     contract = refine(
         SUPERVISED,
         direction={"coefficient": +1},
-        options={**AGGREGATION_OPTIONS, "coefficient": Option(values=(0.0, 1e-4, 1.0))},
+        options={**AGGREGATION_OPTIONS, "coefficient": Option(values=(0.0, 1e-4, 1.0)), "softcap": SOFTCAP},
     )
     coefficient = Setting(1e-4, least=0.0)
+    softcap = Setting[float | None](None, above=0.0, optional=True)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
@@ -57,4 +59,4 @@ class ZLoss(TokenLevelLoss):
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z, m = trained_logits(batch, model_outputs)
-        return self.reduce(z_loss(z, self.coefficient), m, batch)
+        return self.reduce(z_loss(softcapped(z, self.softcap), self.coefficient), m, batch)

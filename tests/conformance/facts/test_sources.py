@@ -8,6 +8,7 @@ from loss_conformance.engine import Engine
 from loss_conformance.facts.sources import contract_sources, declared_contract
 from loss_conformance.subject.load import load_subject
 from loss_reference import Contract, DPOLoss
+from loss_reference.token_level import refine
 from tests.conformance.facts.small_losses import TokenMean
 
 
@@ -21,6 +22,14 @@ class Parent(Grandparent):
 
 class Child(Parent):
     pass
+
+
+class TakenBack(Parent):
+    """The constructor declares what its class does, less a direction."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.contract = refine(self.contract, direction={})
 
 
 class Refined(Parent):
@@ -58,6 +67,13 @@ def test_the_instance_speaks_before_its_class() -> None:
     found = declared_contract(load_subject(Refined))
     assert (found.level, found.empty, found.family) == ("sample", "zero", "supervised")
     assert origins(Refined) == ["declared", "declared", *origins(Child)[:-1], INTERFACE]
+
+
+def test_an_instance_that_declares_what_its_class_does_takes_entries_back() -> None:
+    assert declared_contract(load_subject(Parent)).direction == {"depth": -1, "rate": 1}
+    assert declared_contract(load_subject(TakenBack)).direction == {"rate": 1}  # of a parent that declares more
+    assert declared_contract(load_subject(DPOLoss, config={"label_smoothing": 0.1})).direction == {}
+    assert declared_contract(load_subject(DPOLoss)).direction == {"chosen_scores": -1, "rejected_scores": +1}
 
 
 def test_a_contract_given_beside_the_loss_wins() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +24,17 @@ PER_CLASS = "averages over tokens and classes: ours / V"
 SIGMOID = "a sigmoid per class, not a softmax over them: ours of the two logits (0, x)"
 
 
+class Known(torch.nn.Module):
+    """A model of known hidden states."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, **_: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=self.hidden, past_key_values=None, hidden_states=None, attentions=None)
+
+
 def of_tokens(inputs: Inputs, path: str, name: str, **settings: Any) -> Tensor:
     return getattr(import_module(path), name)(**settings)(*trained(inputs)[::2])
 
@@ -30,6 +42,17 @@ def of_tokens(inputs: Inputs, path: str, name: str, **settings: Any) -> Tensor:
 def causal_lm(inputs: Inputs, count: int | None = None) -> Tensor:
     function = import_module("transformers.loss.loss_utils").ForCausalLMLoss
     return function(inputs.logits, labels(inputs), V, num_items_in_batch=count)
+
+
+def gemma(inputs: Inputs, softcap: float) -> Tensor:
+    """Return the loss of a Gemma whose hidden states are the logits and whose head is the identity."""
+    models = import_module("transformers.models.gemma2")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    config = models.Gemma2Config(vocab_size=V, final_logit_softcapping=softcap, **sizes, **heads)
+    made = models.Gemma2ForCausalLM(config)
+    made.model, made.lm_head = Known(inputs.logits), torch.nn.Identity()
+    return made(input_ids=inputs.input_ids, labels=labels(inputs)).loss
 
 
 def of_count(loss: LossFunction, inputs: Inputs, count: int) -> Tensor:
@@ -100,6 +123,15 @@ ROWS = (
         theirs=partial(causal_lm, count=40),
         ours=partial(of_count, count=40),
         note="n is `global_valid_toks` of the batch",
+        dtype=FLOAT32,
+    ),
+    Tokens(
+        "label_smoothed_ce",
+        library="transformers",
+        counterpart="Gemma2ForCausalLM(final_logit_softcapping=1.5)",
+        theirs=partial(gemma, softcap=1.5),
+        config={"label_smoothing": 0.0},
+        option={"softcap": 1.5},
         dtype=FLOAT32,
     ),
     Tokens(

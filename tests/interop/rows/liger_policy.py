@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loss_reference import LossFunction
 from tests.interop.comparison import Row
-from tests.interop.inputs import PROMPT, Inputs, next_logprobs
+from tests.interop.inputs import PROMPT, Inputs, sequences
 from tests.interop.rows.liger_preference import Liger, identity, labels, module
 
 CLIP = {"ratio_clip_min": 0.15, "ratio_clip_max": 0.25}
@@ -36,11 +35,11 @@ def of_advantages_zero(inputs: Inputs, **settings: Any) -> Tensor:
     return policy(inputs, "dapo", beta=1.0, **settings)
 
 
-def with_penalty_on_padding(loss: LossFunction, inputs: Inputs) -> Tensor:
-    """Return ours plus 0.1 times the length of an answer times the mean of k3 over all its positions, masked ones too."""
-    d = (next_logprobs(inputs.logits, inputs.input_ids) - inputs.reference_policy_logprobs[:, 1:])[:, PROMPT - 1 :]
-    per_answer = inputs.m.sum(dim=1) * (torch.expm1(-d) + d).mean(dim=1)
-    return loss(inputs.batch, inputs.outputs) + 0.1 * per_answer.mean()
+def from_the_prompt(dtype: torch.dtype, seed: int) -> Inputs:
+    """Return ``sequences`` whose answers all begin at the same token, so that what follows is the answer or its padding."""
+    inputs = sequences(dtype, seed)
+    inputs.token_mask[:, PROMPT] = 1
+    return inputs
 
 
 def distilled(inputs: Inputs, name: str, **settings: Any) -> Tensor:
@@ -74,8 +73,10 @@ ROWS = (
         "luspo",
         'importance_sampling_level="sequence", beta=0.1',
         settings={**SEQUENCE, "beta": 0.1},
-        difference="the KL penalty is averaged over padding too: ours plus that average",
-        ours=with_penalty_on_padding,
+        inputs=from_the_prompt,
+        config=KL,
+        option={"padding": "counted"},
+        note="prompts of one length",
     ),
     grpo(
         "cispo",

@@ -169,8 +169,7 @@ ROWS = (
         counterpart="SymmetricKLLoss(sym_kd_ratio=0.3)",
         theirs=partial(distilled, name="SymmetricKLLoss", sym_kd_ratio=0.3),
         config={"mixed_kl_weight": 0.3},
-        difference="its forward part is the cross entropy: ours plus sym_kd_ratio times the entropy of the teacher",
-        ours=partial(plus_entropy, 0.3),
+        option={"forward_part": "cross_entropy"},
         dtype=FLOAT32,
     ),
 )

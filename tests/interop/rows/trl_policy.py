@@ -113,6 +113,13 @@ ROWS = (
     row("gspo", "grpo", 'importance_sampling_level="sequence"', settings={"importance_sampling_level": "sequence"}),
     row("luspo", "luspo", 'importance_sampling_level="sequence"', settings={"importance_sampling_level": "sequence"}),
     row(
+        "luspo",
+        "luspo",
+        'importance_sampling_level="sequence", beta=0.1',
+        settings={"importance_sampling_level": "sequence", "beta": 0.1},
+        config={**CLIP, "reference_policy_kl_penalty": 0.1},
+    ),
+    row(
         "cispo",
         "cispo",
         config={"ratio_clip_max": HIGH},

@@ -46,10 +46,10 @@ def corrections() -> Any:
     return load("verl.trainer.ppo.rollout_corr_helper", PACKAGES, ("ray",))
 
 
-def weighted(inputs: Inputs, level: str, threshold: float | str) -> Tensor:
+def weighted(inputs: Inputs, level: str, threshold: float | str, normalize: bool = False) -> Tensor:
     """Return the clipped loss times verl's weights of the old against the generating policy."""
     x = inputs.prev_logprobs[:, 1:] - inputs.generation_logprobs[:, 1:]
-    weights = corrections().compute_rollout_correction_weights(x, inputs.m, level, threshold)[0]
+    weights = corrections().compute_rollout_correction_weights(x, inputs.m, level, threshold, normalize)[0]
     lp, old, A, m = of_tokens(inputs)
     config = actor_config(clip_ratio_c=NO_DUAL_CLIP)
     return verl().compute_policy_loss_vanilla(old, lp, A, m, config=config, rollout_is_weights=weights)[0]
@@ -123,6 +123,24 @@ ROWS = (
         counterpart='rollout_is="sequence", rollout_is_threshold="0.5_2.0"',
         theirs=partial(weighted, level="sequence", threshold="0.5_2.0"),
         config={**CLIP, "is_min": 0.5, "is_max": 2.0},
+    ),
+    *(
+        Verl(
+            loss,
+            counterpart=f'rollout_is="{level}", rollout_is_threshold={threshold!r}, rollout_is_batch_normalize=True'.replace(
+                "'", '"'
+            ),
+            theirs=partial(weighted, level=level, threshold=threshold, normalize=True),
+            config={**CLIP, **bounds},
+            option={"batch_normalize": True},
+            slack=GUARD,
+        )
+        for loss, level, threshold, bounds in (
+            ("tis", "token", 1.2, {"is_max": 1.2}),
+            ("icepop", "token", "0.8_1.2", {"is_min": 0.8, "is_max": 1.2}),
+            ("seq_truncate", "sequence", 1.2, {"is_max": 1.2}),
+            ("seq_mask", "sequence", "0.5_2.0", {"is_min": 0.5, "is_max": 2.0}),
+        )
     ),
     *(
         Verl(

@@ -133,7 +133,7 @@ def test_contract() -> None:
     contract = AdaptiveLoss().contract
     assert (contract.surrogate_gradient, contract.coupled, contract.lower_bound) == (True, True, 0.0)
     assert adaptive(mode="literal").contract.lower_bound == pytest.approx(-0.1)
-    assert list(adaptive(mode="literal").contract.exempt) == ["empty_batch", "option_effect"]
+    assert list(adaptive(mode="literal").contract.exempt) == ["empty_batch"]
     assert not adaptive(mode="literal", adaptation_rate=0.0).contract.exempt
     assert adaptive(target_loss=-1.0).contract.direction == {}
     assert adaptive(base={"type": "ppo_clip"}).contract.lower_bound == -math.inf

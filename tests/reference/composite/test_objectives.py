@@ -87,6 +87,14 @@ def test_flooding_of_nothing(level: float) -> None:
     assert ("empty_batch" in loss.contract.exempt) == (level > 0)
 
 
+def test_what_a_part_is_exempt_from() -> None:
+    """A law that the part breaks, the wrapper breaks; laws about the part's own settings are none of the wrapper's."""
+    for part, law in (("z_loss", "logit_shift"), ("mixed_kl", "option_effect")):
+        assert law in registry.create(part).contract.exempt
+        kept = FloodingLoss({"loss": {"type": part}}).contract.exempt
+        assert set(kept) == ({law} if law == "logit_shift" else set())
+
+
 def test_actor_critic_total() -> None:
     batch, outputs = case(6, source="logits", sample_mask="floats")
     config = {"value_coefficient": 0.3, "policy": {"type": "ppo_clip", "ratio_clip_min": 0.5}}

@@ -19,6 +19,7 @@ PREFERENCES: list[tuple[str, Config]] = [
     *(("mpo", config) for config in ({}, {"beta": 1.0}, {"quality_weight": 0.0}, {"generation_weight": 0.0})),
     ("mpo", {"preference_weight": 0.0, "quality_weight": 2.0, "generation_weight": 0.3}),
     *((name, {"nll_average": "sum"}) for name in ("rpo_nll", "mpo")),
+    *(("custom", config) for config in ({}, {"custom_weight": -2.0, "beta": 1.0})),
 ]
 
 

@@ -14,6 +14,7 @@ from loss_reference import registry
 from tests.oracles import contrastive_batches, contrastive_pairs
 from tests.reference.agreement import assert_agrees
 from tests.reference.cases import Tensors, case
+from tests.reference.test_against_oracles import arrays
 
 Config = dict[str, Any]
 # The parameters of siglip are float32 numbers.
@@ -61,6 +62,13 @@ def contrastive_case(name: str, seed: int, rows: int = 6, **kwargs: Any) -> tupl
 def test_value_and_gradient(name: str, config: Config, sample_mask: str | None) -> None:
     batch, outputs = contrastive_case(name, 5, sample_mask=sample_mask)
     assert_agrees(name, ORACLES[name][0], config, batch, outputs, gradient=name != "circle")
+
+
+@pytest.mark.parametrize("sample_mask", [None, "floats"])
+@pytest.mark.parametrize("config", [{"gamma": 4.0}, {"gamma": 1.0, "margin": 0.0}, {"gamma": 1.0, "margin": 1.0}])
+def test_the_gradient_of_circle_leaves_its_weights_alone(config: Config, sample_mask: str | None) -> None:
+    batch, outputs = contrastive_case("circle", 6, sample_mask=sample_mask)
+    assert_agrees("circle", partial(contrastive_batches.circle, held=arrays(outputs)), config, batch, outputs)
 
 
 @pytest.mark.parametrize("seed", range(10))

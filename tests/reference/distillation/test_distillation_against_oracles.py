@@ -26,7 +26,10 @@ MAP = [2, -1, 0, 5, -1]
 LOSSES: list[tuple[str, Any, list[Config], bool]] = [
     ("soft_ce", divergences.soft_ce, [{"temperature": 0.5}], True),
     ("generalized_jsd", divergences.generalized_jsd, [{"beta": b, "temperature": 2.0} for b in (0.0, 0.1, 0.9, 1.0)], True),
-    ("skew_forward_kl", divergences.skew_forward_kl, [{"skew": s, "temperature": 0.7} for s in (0.0, 0.5, 1.0)], True),
+    ("skew_forward_kl", divergences.skew_forward_kl, [
+        *({"skew": s, "temperature": 0.7} for s in (0.0, 0.5, 1.0)),
+        *({"skew": s, "forward_part": "cross_entropy"} for s in (0.0, 0.5)),
+    ], True),
     ("skew_reverse_kl", divergences.skew_reverse_kl, [{"skew": s, "temperature": 0.7} for s in (0.0, 0.5, 1.0)], True),
     ("tvd", divergences.tvd, [{"temperature": 2.0}], True),
     (
@@ -42,6 +45,7 @@ LOSSES: list[tuple[str, Any, list[Config], bool]] = [
         {"single_step_weight": 0.0, "ratio_clip_min": 0.5, "ratio_clip_max": 0.1},
         *({"discount": "absolute", "gamma": g, "length_normalization": n} for g, n in ((0.6, False), (0.6, True), (0.0, False))),
         {"padding": "counted"}, {"padding": "counted", "discount": "absolute", "gamma": 0.7, "length_normalization": False},
+        {"detach_reward": False, "gamma": 0.7}, {"detach_reward": False, "padding": "counted", "temperature": 2.0},
         ], False),
     ("opd_sampled", on_sampled.opd_sampled, [], False),
     ("iw_opd", on_sampled.iw_opd, [{"gamma": 0.0}, {"gamma": 1.0}], False),

@@ -99,6 +99,22 @@ def test_skew_end_points_and_bound(name: str, kl: str) -> None:
     assert torch.isfinite(slope).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "share"), [("mixed_kl", "mixed_kl_weight", 0.3), ("skew_forward_kl", "skew", None)]
+)
+def test_a_cross_entropy_for_the_forward_part(name: str, key: str, share: float | None) -> None:
+    """A larger value, by the entropy of the teacher, and the same gradient; an end point is soft_ce."""
+    batch, outputs = extended_case(5)
+    config = {key: 0.3}
+    loss = registry.create(name, config | {"forward_part": "cross_entropy"})
+    got, kl = (value_and_gradient(x, batch, outputs, "logits") for x in (loss, registry.create(name, config)))
+    forward, soft = (value_and_gradient(x, batch, outputs, "logits")[0] for x in ("forward_kl", "soft_ce"))
+    torch.testing.assert_close(got[0] - kl[0], (share or 1.0) * (soft - forward))
+    torch.testing.assert_close(got[1], kl[1])
+    assert "soft_ce" in loss.contract.options[key].reduces_to.values()
+    assert loss.contract.upper_bound == math.inf or not loss.contract.declares("upper_bound")
+
+
 @pytest.mark.parametrize("name", ["soft_ce", "generalized_jsd", "skew_forward_kl", "skew_reverse_kl", "tvd"])
 def test_tokens_impossible_for_both_add_nothing(name: str) -> None:
     value, gradient = value_and_gradient(name, *one_position([*P, -INF], [*Q, -INF]), "logits")

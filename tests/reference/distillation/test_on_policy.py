@@ -131,6 +131,17 @@ def test_padding_that_counts() -> None:
     assert not MiniLLMLoss().contract.exempt
 
 
+def test_a_reward_with_a_gradient() -> None:
+    """The same value; where nothing is clipped and rho is 1, gamma = 0, the gradient of -R comes on top: that of lp / T_g."""
+    batch, outputs = extended_case(6)
+    del batch["advantages"], batch["prev_logprobs"]
+    config = {"gamma": 0.0, "single_step_weight": 0.0}
+    held, passed = (MiniLLMLoss(config | {"detach_reward": x}) for x in (True, False))
+    got, plain = (value_and_gradient(x, batch, outputs, "logits") for x in (passed, held))
+    torch.testing.assert_close(got[0], plain[0])
+    torch.testing.assert_close(got[1] - plain[1], -value_and_gradient("nll", batch, outputs, "logits")[1])
+
+
 def test_minillm_pulls_towards_what_the_teacher_likes() -> None:
     """gamma = 0: the gradient of the sampled token's log-probability is -(lp_T - lp) / T."""
     batch, outputs = extended_case(4, sample_mask=None)

@@ -27,6 +27,7 @@ NORMALIZED: list[Config] = [
     {"batch_normalize": True, "is_max": 1.05, "aggregation": "seq_mean_token_mean"},
 ]
 SEQUENCE: list[Config] = [{"log_ratio_max": 0.03, "ratio_clip_min": 0.1, "ratio_clip_max": 1.0}]
+PENALIZED: Config = {"reference_policy_kl_penalty": 0.7, "ratio_clip_min": 0.1, "ratio_clip_max": 1.0}
 BY_TOKEN: Config = {"aggregation": "token_mean"}
 BOUNDS: list[Config] = [{"weight_bound": "absolute", "ratio_clip_max": 0.9}, {"weight_bound": "upper"}]
 CLAMPED_KL: list[Config] = [
@@ -47,7 +48,10 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
     "sapo": (tokens.sapo, [CLIPPED[0], BY_TOKEN]),
     "gspo": (sequences.gspo, [*SEQUENCE, BY_TOKEN]),
     "gspo_token": (sequences.gspo_token, [*SEQUENCE, BY_TOKEN]),
-    "luspo": (sequences.luspo, SEQUENCE),
+    "luspo": (
+        sequences.luspo,
+        [*SEQUENCE, PENALIZED, {**PENALIZED, "padding": "counted"}],
+    ),
     **{name: (getattr(corrections, name), CORRECTION + (NORMALIZED if name in WEIGHTED else [])) for name in CORRECTED},
 }
 # Where the gradient is not that of the value, it has an oracle of its own.

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from loss_reference import ConfigError, GMPOLoss, GSPOLoss, GSPOTokenLoss, LUSPOLoss, PPOClipLoss
+from loss_reference import ConfigError, GMPOLoss, GSPOLoss, GSPOTokenLoss, LUSPOLoss, PPOClipLoss, registry
 from loss_reference.policy_gradient.gmpo import one_sided_clip
 from tests.reference.cases import Tensors, case, value_and_gradient
 
@@ -159,3 +159,33 @@ def test_config_errors(cls: type[GSPOLoss], key: str) -> None:
         ConfigError, match=r"unknown config key 'aggregatoin'; expected .*ratio_clip_min, ratio_clip_max"
     ):
         cls({"aggregatoin": "token_mean"})
+
+
+def test_the_penalty_of_luspo_is_a_loss_of_its_own() -> None:
+    batch, outputs = near(9, sample_mask="floats", counts=True)
+    both, alone = (LUSPOLoss(config) for config in ({"reference_policy_kl_penalty": 0.3}, {}))
+    kl = registry.create("kl_k3", {"aggregation": "seq_mean_token_sum"})
+    got, plain, penalty = (value_and_gradient(loss, batch, outputs, FIELD) for loss in (both, alone, kl))
+    torch.testing.assert_close(got[0], plain[0] + 0.3 * penalty[0])
+    torch.testing.assert_close(got[1], plain[1] + 0.3 * penalty[1])
+
+
+def test_padding_that_counts_in_the_penalty_of_luspo() -> None:
+    """Row 0: two trained tokens, a hole and a padded one after them; row 1 begins with a prompt, which is no padding."""
+    batch, outputs = rows([[1, 1, 1], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]], [[1, 1, 0], [0, 0, 1]])
+    d = torch.tensor([[0.5, -1.0, 2.0], [3.0, 3.0, 0.0]], dtype=torch.float64)
+    batch["reference_policy_logprobs"] = torch.cat([torch.full((2, 1), math.nan), outputs[FIELD] - d], dim=1)
+    k3 = torch.expm1(-d) + d
+    config = {"reference_policy_kl_penalty": 0.4}
+    ignored, counted = (LUSPOLoss(config | {"padding": padding}) for padding in ("ignored", "counted"))
+    value, gradient = value_and_gradient(ignored, batch, outputs, FIELD)
+    assert value.item() == pytest.approx(0.4 * (k3[0, 0] + k3[0, 1]).item() / 2)
+    assert gradient[0, 2] == 0
+    value, gradient = value_and_gradient(counted, batch, outputs, FIELD)
+    assert value.item() == pytest.approx(0.4 * 2 * k3[0].mean().item() / 2)
+    torch.testing.assert_close(gradient, 0.4 * torch.stack([2 / 3 * -torch.expm1(-d[0]), 0 * d[1]]) / 2)
+    batch["token_mask"][0] = 0
+    assert value_and_gradient(counted, batch, outputs, FIELD)[0] == 0  # a row without tokens has no answer
+    assert set(counted.contract.exempt) == {"mask_value", "mask_extreme", "mask_gradient", "padding"}
+    for config in ({}, {"padding": "counted"}, {"reference_policy_kl_penalty": 0.4}):
+        assert not LUSPOLoss(config).contract.exempt

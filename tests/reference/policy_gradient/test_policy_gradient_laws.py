@@ -47,7 +47,8 @@ def test_contract(name: str) -> None:
     assert contract.level == ("sequence" if name in by_sequence else "token")
     assert contract.length_normalized == (name not in {"dr_grpo", "luspo", "vespo"})
     if name in POLICY and name != "gmpo":
-        assert contract.direction == {"advantages": +1 if name in RISES_WITH_ADVANTAGE else -1}
+        penalty = {"reference_policy_kl_penalty": +1} if name == "luspo" else {}
+        assert contract.direction == {"advantages": +1 if name in RISES_WITH_ADVANTAGE else -1, **penalty}
 
 
 @pytest.mark.parametrize("name", NAMES)

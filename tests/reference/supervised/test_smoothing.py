@@ -89,6 +89,28 @@ def test_only_the_z_loss_feels_a_shift(c: float) -> None:
     assert at_logits("z_loss", moved, {"coefficient": 1.0})[0] == pytest.approx((log_z + c) ** 2)
 
 
+def test_capped_logits() -> None:
+    """They are within the cap, the smaller ones as they were; -inf is no more than -2, and a shift of all is felt."""
+    capped = [2 * math.tanh(z / 2) for z in LOGITS]
+    config = {"label_smoothing": 0.3, "softcap": 2.0}
+    value, gradient = at_logits("label_smoothed_ce", LOGITS, config, y=3)
+    plain, slope = at_logits("label_smoothed_ce", capped, {"label_smoothing": 0.3}, y=3)
+    assert value == pytest.approx(plain)
+    torch.testing.assert_close(gradient, slope * (1 - torch.tensor(capped, dtype=torch.float64).square() / 4))
+    assert at_logits("z_loss", LOGITS, {"softcap": 2.0})[0] == pytest.approx(at_logits("z_loss", capped)[0])
+    far = at_logits("label_smoothed_ce", LOGITS, config | {"softcap": 1e6}, y=3)[0]
+    assert far == pytest.approx(at_logits("label_smoothed_ce", LOGITS, {"label_smoothing": 0.3}, y=3)[0])
+    impossible, gradient = at_logits("label_smoothed_ce", [0.0, -math.inf, 1e4], config, dtype=torch.float32)
+    assert impossible == pytest.approx(at_logits("label_smoothed_ce", [0.0, -2.0, 2.0], {"label_smoothing": 0.3})[0])
+    assert gradient[1:].tolist() == [0, 0]
+    moved = at_logits("label_smoothed_ce", [z + 1 for z in LOGITS], config, y=3)[0]
+    assert moved != pytest.approx(value, rel=1e-3)
+    loss = registry.create("label_smoothed_ce", config)
+    assert set(loss.contract.exempt) == {"logit_shift", "impossible_tokens"}
+    assert not registry.create("label_smoothed_ce").contract.exempt
+    assert not loss.contract.options["label_smoothing"].reduces_to
+
+
 @pytest.mark.parametrize("name", ["label_smoothed_ce", "confidence_penalty", "unlikelihood"])
 def test_end_points_are_nll(name: str) -> None:
     config = {"label_smoothed_ce": "label_smoothing", "confidence_penalty": "coefficient", "unlikelihood": "alpha"}
@@ -104,6 +126,7 @@ def test_end_points_are_nll(name: str) -> None:
         ("label_smoothed_ce", "spread", "other", "one of 'vocabulary', 'others'; did you mean 'others'?"),
         ("confidence_penalty", "coefficient", -0.1, "a number at least 0"),
         ("z_loss", "coefficient", -1, "a number at least 0"),
+        ("label_smoothed_ce", "softcap", 0.0, "a number above 0"),
         ("poly1_ce", "epsilon", -1.5, "a number at least -1"),
         ("focal_ce", "gamma", -1.0, "a number at least 0"),
         ("focal_ce", "alpha", 0.0, "a number above 0"),

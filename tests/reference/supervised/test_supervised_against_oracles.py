@@ -20,12 +20,16 @@ AGGREGATIONS: list[Config] = [
 CONFIGS: dict[str, list[Config]] = {
     "label_smoothed_ce": [
         *({"label_smoothing": e, "spread": spread} for e in (0.0, 0.3, 1.0) for spread in ("vocabulary", "others")),
+        *({"label_smoothing": e, "softcap": 0.7} for e in (0.0, 0.3)),
         *AGGREGATIONS,
     ],
     "weighted_nll": [{"divisor": "weights"}, *AGGREGATIONS],
     "focal_ce": [{"gamma": 0.0}, {"gamma": 0.5, "alpha": 0.25}, {"gamma": 5.0}, {"detach_weight": True}, *AGGREGATIONS],
     "poly1_ce": [{"epsilon": -1.0}, {"epsilon": 0.0}, *AGGREGATIONS],
-    "z_loss": [{"coefficient": 3.0}, {"coefficient": 0.0}, *({"coefficient": 1.0} | a for a in AGGREGATIONS)],
+    "z_loss": [
+        *({"coefficient": 3.0}, {"coefficient": 0.0}, {"coefficient": 1.0, "softcap": 0.7}),
+        *({"coefficient": 1.0} | a for a in AGGREGATIONS),
+    ],
     "dft": AGGREGATIONS,
     "unlikelihood": [
         {"alpha": 0.0},
