@@ -24,6 +24,7 @@ IN_ORDER: Final = (
     "defaults",
     "ranks",
     "symmetry",
+    "coupled",
     "pairing",
     "rotation",
     "impossible",
