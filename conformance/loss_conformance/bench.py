@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.off_ties import off_ties
 from loss_conformance.cases.own_batch import LARGEST_WIDENED, own_case
 from loss_conformance.cases.plan import ORDINARY, Plan
+from loss_conformance.cases.pool import draw_pool
 from loss_conformance.cases.slot import Schema
 from loss_conformance.comparison import Comparison
 from loss_conformance.copying import copy_of
@@ -33,6 +35,10 @@ from loss_conformance.subject.result import result_of
 from loss_conformance.subject.subject import Subject
 
 __all__ = ["Bench"]
+
+FURTHER_SEEDS: Final = 3
+CASES_OF_A_SEED: Final = 6
+"""How many other seeds are drawn from when a run's own cases were not enough to see something, and plans of each."""
 
 
 class Bench:
@@ -247,14 +253,19 @@ class Bench:
         """Return ``each`` cases of these situations with their evaluations, those that raised left out."""
         if self.own is not None:
             return [(self.own, self.base(self.own))]
-        found = []
-        for position, plan in enumerate(plan for situation in situations for plan in self.pool[situation][:each]):
+        return list(self._evaluated(plan for situation in situations for plan in self.pool[situation][:each]))
+
+    def further_cases(self, situations: tuple[str, ...]) -> Iterator[tuple[Case, Evaluation]]:
+        """Yield cases of these situations that the run does not hold: drawn on with other seeds, none of one's own batch."""
+        for further in range(1, FURTHER_SEEDS + 1) if self.own is None else ():
+            pool = draw_pool(CASES_OF_A_SEED, self.seed + further)
+            yield from self._evaluated(plan for situation in situations for plan in pool[situation])
+
+    def _evaluated(self, plans: Iterable[Plan]) -> Iterator[tuple[Case, Evaluation]]:
+        for position, plan in enumerate(plans):
             case = self.case(plan, position % len(self.schemas))
-            try:
-                found.append((case, self.base(case)))
-            except (LossRaised, Malformed):
-                continue
-        return found
+            with contextlib.suppress(LossRaised, Malformed):
+                yield case, self.base(case)
 
 
 def _before_any_call(loss: Any) -> Any:

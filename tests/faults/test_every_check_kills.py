@@ -60,6 +60,7 @@ KILLS = {
     "ranks_in_processes": "X252",
     "batch_permutation": "B147",
     "row_independence": "B151",
+    "coupled_rows": "X433",
     "pairing": "X330",
     "rotation": "X335",
     "impossible_tokens": "X332",

@@ -66,6 +66,11 @@ class Plan:
     counts: bool
     seed: int
 
+    @property
+    def nothing_there(self) -> bool:
+        """Whether there is nothing to learn: advantages of 0, no positive among targets in [0, 1], an embedding of no length."""
+        return self.regime == "zero_advantage"
+
 
 def plans(situation: str) -> SearchStrategy[Plan]:
     """Return the strategy of plans for one situation; it shrinks towards few rows, few tokens and seed 0."""

@@ -21,6 +21,8 @@ __all__ = ["World", "outside_vocabulary"]
 _DISTANCE: Final = {"on_policy": 0.0, "ties": 0.0, "off_policy": 3.0}
 # Standard deviation of logits.
 _SPREAD: Final = {"ties": 0.0, "saturated": 25.0}
+# How far below 0 scores lie that are sure of nothing being there: a probability that is 0 in float32.
+_SURE: Final = 128.0
 # Numbers are multiples of this, so that a printed case is short and exact.
 _GRAIN: Final = 64.0
 
@@ -123,7 +125,7 @@ class World:
 
     def advantages(self) -> Tensor:
         """[B, S] advantages of both signs; 0 or all alike in those regimes."""
-        if self.plan.regime in ("zero_advantage", "ties"):
+        if self.plan.nothing_there or self.plan.regime == "ties":
             return torch.full((self.rows, self.tokens), float(self.plan.regime == "ties"), dtype=torch.float64)
         return self.normal(self.rows, self.tokens)
 
@@ -145,7 +147,7 @@ class World:
             # Now and then along one axis: their cosine is then exactly 1, not 1 up to rounding.
             one = torch.eye(self.plan.features, dtype=torch.float64)[0] * 2 if self.plan.seed % 2 else rows[0]
             rows = one.expand(rows.shape).clone()
-        return rows * spread
+        return _with_nothing(rows, self.plan) * spread
 
     def coinciding(self, *shape: int) -> Tensor:
         """Return the same embeddings to all that ask for this shape, now and then one for all rows: every distance is 0."""
@@ -246,7 +248,7 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
     if slot.kind.startswith("prepared."):
         return prepared_value(slot, world)
     if slot.kind == BINARY:
-        return binary_value(slot, world)
+        return _without_positives(binary_value(slot, world), world.plan)
     if slot.role in ("token_ids", "labels", "lengths"):
         return label_value(slot, world)
     shape = [world.size(letter) for letter in slot.shape]
@@ -259,13 +261,18 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
     x = world.normal(*shape) * spread
     if slot.signs:
         return torch.where(x >= 0, 1.0, -1.0).to(torch.float64)
+    if slot.role == "embeddings":
+        return _with_nothing(x, world.plan)
+    if slot.role == "logits" and slot.trainable and slot.shape[-1:] != ("V",) and world.plan.nothing_there:
+        return x - _SURE
     if slot.role == "logprobs":
         return x.log_softmax(-1) if slot.shape and slot.shape[-1] == "V" else -x.abs()
     if slot.role == "probabilities":
         p = x.softmax(-1) if slot.shape and slot.shape[-1] == "V" else torch.sigmoid(x)
         if world.paired and slot.shape == ("B",):
-            p = torch.maximum(p, 1.0 - p)  # that the chosen row wins
-        return p.clamp(min=1e-4, max=1.0 - 1e-4)
+            return torch.maximum(p, 1.0 - p).clamp(max=1.0 - 1e-4)  # that the chosen row wins
+        p = p.clamp(min=1e-4, max=1.0 - 1e-4)
+        return p if slot.trainable or slot.shape[-1:] == ("V",) else _without_positives(p, world.plan)
     if slot.role == "mask" and slot.shape == ("B", "S"):
         return world.trained.to(torch.float64)
     if slot.role == "mask":
@@ -275,6 +282,18 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
     if slot.low is not None or slot.high is not None:
         return _between(x, slot.low, slot.high)
     return x
+
+
+def _without_positives(targets: Tensor, plan: Plan) -> Tensor:
+    """Return targets in [0, 1] as drawn, or those of a batch in which nothing is to be found."""
+    return torch.zeros_like(targets) if plan.nothing_there else targets
+
+
+def _with_nothing(rows: Tensor, plan: Plan) -> Tensor:
+    """Return embeddings as drawn, or with a first one of no length: that of an empty text, or of units that are all off."""
+    if plan.nothing_there and rows.dim() > 1:
+        rows[0] = 0.0
+    return rows
 
 
 def _between(x: Tensor, low: float | None, high: float | None) -> Tensor:

@@ -25,6 +25,7 @@ IN_ORDER: Final = (
     "defaults",
     "ranks",
     "symmetry",
+    "coupled",
     "pairing",
     "rotation",
     "impossible",

@@ -37,7 +37,9 @@ def finite_value(trial: Trial) -> None:
     got = trial.evaluate(trial.case, dtype=torch.float32)
     if not bool(torch.isfinite(got.value)) and not _limit_is_infinite(trial):
         raise Broken(
-            f"{number(got.value)}{similarities(trial, trial.case)}", "a finite number", guessed=_filtered(trial)
+            f"{number(got.value)}{similarities(trial, trial.case)}",
+            "a finite number",
+            guessed=_filtered(trial) or _without_length(trial),
         )
 
 
@@ -58,7 +60,8 @@ def finite_gradient(trial: Trial) -> None:
     where = first_nonfinite(got)
     if where and not _limit_is_infinite(trial):
         said = f"{where}, with a loss of {number(got.value)}"
-        raise Broken(said, "finite entries everywhere", guessed=_filtered(trial) or _perfect(trial))
+        guessed = _filtered(trial) or _perfect(trial) or _without_length(trial)
+        raise Broken(said, "finite entries everywhere", guessed=guessed)
 
 
 @check(
@@ -149,6 +152,12 @@ def _perfect(trial: Trial) -> bool:
     return (
         tied and trial.foreign and not trial.facts.any_promised and any(s.kind == "values" for s in trial.case.slots())
     )
+
+
+def _without_length(trial: Trial) -> bool:
+    """Return whether an embedding of no length shows it, to a loss that never promised to take one."""
+    embeddings = [slot for slot in trial.case.slots() if slot.role == "embeddings"]
+    return trial.foreign and any(bool((trial.case.tensor(slot) == 0).all(-1).any()) for slot in embeddings)
 
 
 def _limit_is_infinite(trial: Trial) -> bool:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
+from loss_conformance.cases.case import Case
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -17,6 +18,9 @@ __all__ = ["option_effect"]
 
 # Clips and clamps only act far off policy.
 VARIED: Final = ("off_policy", "typical")
+WIDER: Final = 8.0
+STRETCHED: Final = ("values", "rewards", "advantages", "logits", "logprobs", "scalar")
+"""Roles of constants that may well be larger than they are drawn."""
 
 
 @check(
@@ -50,6 +54,8 @@ def option_effect(trial: Trial) -> None:
         if effect.wants_more:
             continue
         if effect.value_moves is False and not effect.gradient_moves:
+            if _acts_on_wide_constants(trial, name, settings[name]):
+                continue
             raise Broken(
                 f"{name} changes neither value nor gradient",
                 f"an L that changes with {name}",
@@ -136,6 +142,35 @@ class _Answered:
         if key not in self._known:
             self._known[key] = _answers(self.trial, different, lasting=True)
         return self._known[key]
+
+
+def _acts_on_wide_constants(trial: Trial, name: str, values: list[Any]) -> bool:
+    """Return whether a number acts once the constants it may cap or compare with are far larger than they were drawn."""
+    rebuild = trial.bench.subject.rebuild
+    if rebuild is None or not all(isinstance(value, float) for value in values):
+        return False
+    answers = []
+    for value in values:
+        try:
+            loss = rebuild({name: value})
+            answers.append([trial.evaluate(case, loss=loss) for case in _widened(trial.case)])
+        except (Malformed, LossRaised, ValueError, TypeError, AssertionError):
+            continue
+    return any(
+        any(trial.moves(one, other)) for a, b in combinations(answers, 2) for one, other in zip(a, b, strict=True)
+    )
+
+
+def _widened(case: Case) -> list[Case]:
+    """Return the case with its real constants stretched, as they are and as far as they go above 0."""
+    wide: list[dict[str, Tensor]] = [{}, {}]
+    for slot in case.slots():
+        if slot.trainable or slot.integer or slot.signs or slot.role not in STRETCHED or slot.high is not None:
+            continue
+        stretched = WIDER * case.tensor(slot)
+        wide[0][slot.key] = stretched if slot.low is None else stretched.abs()
+        wide[1][slot.key] = -stretched.abs() if slot.role == "logprobs" else stretched.abs()
+    return [case.with_tensors(tensors) for tensors in wide if tensors]
 
 
 def _effect(answered: _Answered, name: str, settings: dict[str, list[Any]]) -> _Effect:

@@ -23,6 +23,9 @@ EVERYWHERE: Final = (
     "absent_rows",
 )
 
+LARGE: Final = ("logits", "values")
+"""Roles of trained numbers that a model may make as large as it likes."""
+
 
 @check(
     group="positivity",
@@ -40,8 +43,8 @@ def lower_bound(trial: Trial) -> None:
     assert bound is not None
     base = trial.finite_base
     tolerance = trial.value_tolerance(base)
+    promised = trial.facts.promised("lower_bound")
     if float(base.value) < bound - tolerance.bound:
-        promised = trial.facts.promised("lower_bound")
         raise Broken(
             base.value,
             f"at least {number(bound)}",
@@ -49,6 +52,8 @@ def lower_bound(trial: Trial) -> None:
             guessed=not promised and (trial.foreign or not _always_below(trial, bound)),
             declare="" if promised else "Contract(lower_bound=float('-inf'))",
         )
+    if promised and trial.case.plan is not None and trial.case.plan.situation == "typical":
+        _hold_where_one_is_large(trial, bound)
 
 
 @check(
@@ -69,6 +74,21 @@ def upper_bound(trial: Trial) -> None:
     tolerance = trial.value_tolerance(base)
     if float(base.value) > bound + tolerance.bound:
         raise Broken(base.value, f"at most {number(bound)}", tolerance=tolerance)
+
+
+def _hold_where_one_is_large(trial: Trial, bound: float) -> None:
+    """Demand the bound where one trained input is large and the others are ordinary: what keeps it normalised shows then."""
+    for slot in trial.case.slots():
+        if not slot.trainable or slot.role not in LARGE or not slot.movable:
+            continue
+        x = trial.case.tensor(slot)
+        for change, moved in (("× 16", 16 * x), ("+ 32", x + 32), ("- 32", x - 32)):
+            got = trial.evaluate(trial.case.with_tensors({slot.key: moved}))
+            tolerance = trial.value_tolerance(got)
+            if float(got.value) < bound - tolerance.bound:
+                raise Broken(
+                    got.value, f"at least {number(bound)}", changed=f"{slot.key} {change}", tolerance=tolerance
+                )
 
 
 def _unbounded(trial: Trial, fact: str, nothing: float) -> str | None:

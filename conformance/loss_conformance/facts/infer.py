@@ -25,6 +25,13 @@ _FAMILY_RULES: Final = (
             {"pair.policy_chosen_logps"},
         ),
     ),
+    (
+        "policy_gradient",
+        (
+            {"batch.rewards", "model_outputs.next_token_logprobs"},
+            {"batch.rewards", "model_outputs.logits", "batch.input_ids"},
+        ),
+    ),
     ("supervised", ({"model_outputs.next_token_logprobs"}, {"model_outputs.logits", "batch.input_ids"})),
 )
 _UNPAIRED: Final = {"batch.labels", "batch.rewards"}
@@ -62,6 +69,8 @@ def infer(schema: Schema, known: Facts, coupling: Coupling = Coupling.UNKNOWN) -
         facts["coupled"] = (True, f"measured: {coupling}")
     elif coupling.across and any(slot.role == "embeddings" and slot.trainable for slot in schema.slots):
         facts["coupled"] = (True, f"it compares embeddings; measured: {coupling}")
+    elif coupling.across and family == "policy_gradient" and "batch.rewards" in kinds:
+        facts["coupled"] = (True, f"a baseline comes from the rewards of the batch; measured: {coupling}")
     return facts
 
 
@@ -73,6 +82,8 @@ def _family(kinds: set[str], coupling: Coupling) -> tuple[str | None, str]:
                 of_rows = not any(kind.startswith("pair.") for kind in rule)
                 if family == "preference" and of_rows and coupling is Coupling.NONE and not _UNPAIRED & kinds:
                     return None, ""  # it compares with a reference, and no row with another
+                if family == "policy_gradient" and coupling.paired and "batch.advantages" not in kinds:
+                    break  # a preference loss that is told how much better one answer is
                 if family == "supervised" and coupling.paired:
                     return "preference", f"{why}, and compares them in pairs"
                 return family, why

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from loss_conformance import check_loss
 from loss_conformance.verdict import Status
+from loss_reference import ClipCovLoss, Contract, Field
 from tests.faults.sound_by_name import (
     barlow,
     differentiated_inside,
@@ -54,3 +55,29 @@ def test_a_gradient_without_a_finite_entry_does_not_stop_a_check():
     found = {verdict.check: verdict for verdict in report.verdicts}
     assert found["finite_gradient"].status is Status.FAILED
     assert "the check itself failed" not in found["float32_accuracy"].reason
+
+
+def velocity(pred, target, snr, gamma=5.0):
+    """Weighted by min(snr, gamma): a cap above every number that is drawn."""
+    snr = snr.detach().clamp(min=0)
+    return (snr.clamp(max=gamma) / (snr + 1) * (pred - target.detach()).square().mean(-1)).mean()
+
+
+SNR = Contract(
+    fields={
+        "pred": Field("values", "B D", trainable=True),
+        "target": Field("values", "B D", trainable=False),
+        "snr": Field("values", "B", trainable=False),
+    }
+)
+
+
+def test_a_cap_above_every_constant_that_is_drawn_has_an_effect():
+    (verdict,) = check_loss(velocity, contract=SNR, profile="quick", checks=("option_effect",)).verdicts
+    assert verdict.status is Status.PASSED, verdict
+
+
+@pytest.mark.parametrize("seed", [5, 15])
+def test_an_input_that_breaks_ties_of_a_rare_choice_has_an_effect(seed):
+    (verdict,) = check_loss(ClipCovLoss, profile="quick", seed=seed, checks=("input_effect",)).verdicts
+    assert verdict.status is Status.PASSED, verdict

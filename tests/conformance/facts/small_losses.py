@@ -154,3 +154,27 @@ class Centred(LossFunction):
     def compute_loss(self, batch, model_outputs):
         x = model_outputs["embeddings"]
         return (x - batch["labels"].to(x).unsqueeze(1)).square().sum(1).mean()
+
+
+class RewardMinusBatchMean(LossFunction):
+    """REINFORCE whose baseline is the mean reward of the batch."""
+
+    def compute_loss(self, batch, model_outputs):
+        w = batch["sample_mask"]
+        baseline = (w * batch["rewards"]).sum() / w.sum().clamp(min=1)
+        return -((batch["rewards"] - baseline) * w * per_row(batch, model_outputs)).sum() / w.sum().clamp(min=1)
+
+
+class RewardWeighted(LossFunction):
+    """REINFORCE without a baseline."""
+
+    def compute_loss(self, batch, model_outputs):
+        return -(batch["rewards"] * per_row(batch, model_outputs)).sum() / batch["sample_mask"].sum().clamp(min=1)
+
+
+class RewardedPairs(LossFunction):
+    """SimPO, with a margin that says how much better the chosen answer is."""
+
+    def compute_loss(self, batch, model_outputs):
+        gain, rewards = per_row(batch, model_outputs, average=True), batch["rewards"]
+        return F.softplus(gain[1::2] - gain[0::2] + rewards[0::2] - rewards[1::2]).mean()

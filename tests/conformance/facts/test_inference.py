@@ -21,6 +21,9 @@ EXPECTED = [
     (small.ReferenceFreeAdded, PREFERENCE, "pair", "local"),
     (small.Unpaired, PREFERENCE, None, "local"),
     (small.PolicyGradient, "policy_gradient", None, "local"),
+    (small.RewardMinusBatchMean, "policy_gradient", None, "local"),
+    (small.RewardWeighted, "policy_gradient", None, "local"),
+    (small.RewardedPairs, PREFERENCE, "pair", "local"),
     (small.Whitened, SUPERVISED, None, "local"),
     (small.PairsJudgedByTheBatch, PREFERENCE, "pair", "local"),
     (small.ValueRegression, "value", None, "local"),
@@ -116,3 +119,8 @@ def test_a_promise_is_never_overruled_by_a_measurement() -> None:
     assert (facts.contract.family, facts.contract.level) == ("supervised", "sequence")
     assert facts.promised("family")
     assert not facts.promised("normalizer")
+
+
+@pytest.mark.parametrize(("loss", "coupled"), [(small.RewardMinusBatchMean, True), (small.RewardWeighted, False)])
+def test_a_baseline_from_the_rewards_of_the_batch_couples_its_rows(loss: type, coupled: bool) -> None:
+    assert bench(loss).facts.contract.coupled == coupled
