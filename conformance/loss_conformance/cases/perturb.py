@@ -11,7 +11,10 @@ __all__ = ["perturbed", "shifted"]
 
 
 def perturbed(case: Case, seed: int, eps: float) -> Case:
-    """Return the case with every real input moved by one rounding, eps / 2 of itself, up or down at random."""
+    """Return the case with every real input moved by one rounding, eps / 2 of itself, up or down at random.
+
+    Scores of classes move by the rounding of their softmax as well: next to a certain class the others are added to 1.
+    """
     generator = torch.Generator().manual_seed(seed)
     moved: dict[str, Tensor] = {}
     for slot in case.slots():
@@ -19,7 +22,16 @@ def perturbed(case: Case, seed: int, eps: float) -> Case:
         if slot.movable:
             sign = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
             moved[slot.key] = tensor * (1 + sign * eps / 2)
+            if slot.role == "logits" and slot.shape[-1:] == ("V",):
+                moved[slot.key] = moved[slot.key] + sign * _of_softmax(tensor, eps)
     return case.with_tensors(moved)
+
+
+def _of_softmax(scores: Tensor, eps: float) -> Tensor:
+    """Return the step of the highest score that changes its probability p by eps / 2: d p = p (1 - p) d score."""
+    highest, where = scores.softmax(-1).max(-1, keepdim=True)
+    step = (eps / 2 / (1 - highest).clamp(min=eps)).to(scores.dtype)
+    return torch.zeros_like(scores).scatter(-1, where, step.expand(where.shape))
 
 
 def shifted(case: Case, seed: int, eps: float) -> Case:

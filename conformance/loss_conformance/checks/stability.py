@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.perturb import perturbed
-from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
@@ -47,21 +46,11 @@ def float32_accuracy(trial: Trial) -> None:
     # Where one gradient cancels to 0, what cancelled is of the size of the others.
     finite = [g[torch.isfinite(g)].abs() for g in exact.gradients.values()]
     steepest = max((float(g.amax()) for g in finite if g.numel()), default=0.0)
-    slots = {slot.key: slot for slot in trial.case.slots()}
     for key, wanted in exact.gradients.items():
-        largest = max(steepest, trial.bench.usual_gradients.get(key, 0.0), _above_softmax(trial, slots[key], wanted))
+        largest = max(steepest, trial.bench.usual_gradients.get(key, 0.0))
         _require(
             trial, f"gradient of {key}", got.gradients[key], wanted, [e.gradients[key] for e in noise], largest, terms
         )
-
-
-def _above_softmax(trial: Trial, slot: Slot, gradient: Tensor) -> float:
-    """Return the size of what a softmax is given backward, g - p sum(g): of a certain token next to nothing is left."""
-    if slot.role != "logits" or slot.shape[-1:] != ("V",):
-        return 0.0
-    unsure = 1.0 - trial.case.tensor(slot).softmax(-1).amax(-1)
-    before = torch.nan_to_num(gradient.abs().amax(-1) / unsure.clamp(min=EPS), posinf=0.0)
-    return float(before.amax()) if before.numel() else 0.0
 
 
 def _require(
