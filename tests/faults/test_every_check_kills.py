@@ -25,6 +25,8 @@ KILLS = {
     "empty_batch": "B073",
     "extreme_inputs": "B089",
     "trainables_receive_gradient": "X33",
+    "every_trainable_receives_gradient": "X410",
+    "every_part_receives_gradient": "X412",
     "constants_receive_none": "B119",
     "upstream_gradient": "B113",
     "backward_accumulates": "B041",

@@ -11,6 +11,7 @@ IN_ORDER: Final = (
     "finite",
     "extreme",
     "gradient_flow",
+    "reached",
     "finite_difference",
     "continuity",
     "masking",
