@@ -19,6 +19,7 @@ __all__ = [
     "other_content",
     "repeat_rows",
     "repeat_tokens",
+    "repeat_tokens_of",
     "scramble",
     "select_rows",
     "take_rows",
@@ -140,6 +141,37 @@ def repeat_tokens(case: Case) -> Case:
             entry = (speaks_of - slot.shift).clamp(min=0, max=case.tensor(slot).shape[axis] - 1)
             grown[slot.key] = case.tensor(slot).index_select(axis, entry)
     return replace(case.with_tensors(grown), trained=case.trained[:, source])
+
+
+def repeat_tokens_of(case: Case, rows: Tensor) -> Case | None:
+    """Return the case with every token but the first standing twice in these rows, the others filled up with masked ones.
+
+    ``None`` where an input does not say which row and token each entry speaks of.
+    """
+    tokens = case.trained.shape[1]
+    twice = torch.tensor([0, *(token for token in range(1, tokens) for _ in range(2))])
+    once = torch.arange(len(twice)).clamp(max=tokens - 1)
+    source = torch.where(rows[:, None], twice, once)
+    filling = ~rows[:, None] & (torch.arange(len(twice)) >= tokens)
+    grown: dict[str, Tensor] = {}
+    for slot in case.slots():
+        tensor = case.tensor(slot)
+        if slot.kind == "batch.global_valid_toks":
+            grown[slot.key] = tensor + case.weight[rows].sum().to(tensor)
+        elif slot.role == "lengths" or slot.later:
+            return None
+        elif slot.token_axis is not None:
+            if slot.row_axis != 0 or slot.token_axis != 1:
+                return None
+            speaks_of = torch.arange(len(twice) - (tokens - tensor.shape[1])) + slot.shift
+            inside = speaks_of.clamp(max=len(twice) - 1)
+            entry = (source[:, inside] - slot.shift).clamp(min=0, max=tensor.shape[1] - 1)
+            longer = tensor[torch.arange(len(rows))[:, None], entry]
+            filled = filling[:, inside].reshape(*entry.shape, *(1 for _ in tensor.shape[2:]))
+            nothing = 0 if slot.role == "mask" else slot.ignore
+            grown[slot.key] = longer if nothing is None else longer.masked_fill(filled, nothing)
+    trained = case.trained[torch.arange(len(rows))[:, None], source] & ~filling
+    return replace(case.with_tensors(grown), trained=trained)
 
 
 def with_counts(case: Case) -> Case:

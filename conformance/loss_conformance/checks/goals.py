@@ -9,14 +9,26 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.label_values import BINARY
 from loss_conformance.cases.slot import Slot
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.facts.facts import Facts
 
-__all__ = ["goals_beside", "has_goal", "pair_slopes", "pushes"]
+__all__ = [
+    "goals_beside",
+    "has_goal",
+    "has_labelled_answers",
+    "of_labelled_answers",
+    "of_targets",
+    "pair_slopes",
+    "pushes",
+    "targets",
+]
 
 RULED: Final = ("supervised", "preference", "policy_gradient", "value", "reward")
 """Families in which what was sampled has one wanted direction."""
+
+MEETS_TARGET: Final = (None, "value", "reward", "supervised")
 
 _OF_PAIRS: Final = {
     "pair.policy_chosen_logps": 1.0,
@@ -54,7 +66,7 @@ def pushes(facts: Facts, case: Case, base: Evaluation) -> Iterator[tuple[Slot, T
             yield slot, (gradient * towards).sum(-1).flatten()
         elif labels is not None and facts.contract.family in (None, "supervised"):
             yield slot, _at_labels(case, slot, labels, gradient)
-        elif target is not None and facts.contract.family in (None, "value", "reward", "supervised"):
+        elif target is not None and facts.contract.family in MEETS_TARGET:
             yield slot, (gradient * torch.sign(case.tensor(target) - case.tensor(slot))).flatten()
         else:
             along = _of_sampled_tokens(case, slot, gradient)
@@ -75,6 +87,58 @@ def pair_slopes(case: Case, base: Evaluation) -> tuple[Tensor, Tensor] | None:
             rows = torch.nan_to_num(gradient).reshape(len(gradient), -1).sum(-1)
             found = {1.0: rows[0::2], -1.0: rows[1::2]}
     return (found[1.0], found[-1.0]) if len(found) == 2 else None
+
+
+def has_labelled_answers(facts: Facts, case: Case) -> bool:
+    """Return whether single answers are labelled desirable or not: rows that are compared in pairs or groups are not."""
+    grouped = case.schema.group > 1 or (facts.contract.group_size or 1) > 1 or facts.contract.level == "pair"
+    return facts.contract.family == "preference" and not grouped and case.schema.find("batch.labels") is not None
+
+
+def of_labelled_answers(facts: Facts, case: Case, base: Evaluation) -> Iterator[tuple[Slot, str, Tensor]]:
+    """Yield the slope of L along the wanted direction of every answer, the desirable ones and the others apart."""
+    labels = case.schema.find("batch.labels")
+    if labels is None or not has_labelled_answers(facts, case):
+        return
+    desirable = case.tensor(labels) != 0
+    for slot in case.slots():
+        gradient = base.gradients.get(slot.key)
+        along = None if gradient is None else _of_sampled_tokens(case, slot, gradient)
+        if along is not None and len(along) == len(desirable):
+            rows = torch.nan_to_num(along).reshape(len(along), -1).sum(-1)
+            yield slot, "desirable answers", rows[desirable]
+            yield slot, "undesirable answers", -rows[~desirable]
+
+
+def targets(facts: Facts, case: Case) -> list[Slot]:
+    """Return the targets that stand beside predictions, one each, which may lie on either side of them."""
+    found = (_either_side(facts, case, slot) for slot in case.slots())
+    return [slot for slot in found if slot is not None]
+
+
+def of_targets(facts: Facts, case: Case, base: Evaluation) -> Iterator[tuple[Slot, str, Tensor]]:
+    """Yield the slope of L towards the target of every prediction, those below it and those above it apart."""
+    for slot in case.slots():
+        gradient, target = base.gradients.get(slot.key), _either_side(facts, case, slot)
+        if gradient is None or target is None or case.tensor(target).shape != gradient.shape:
+            continue
+        wanted, said = case.tensor(target), case.tensor(slot)
+        below, above = said < wanted, said > wanted
+        if target.kind == BINARY:  # of a class, scores may go on beyond 0 and 1
+            below, above = below & (wanted == 1), above & (wanted == 0)
+        yield slot, "predictions below the target", gradient[below]
+        yield slot, "predictions above the target", -gradient[above]
+
+
+def _either_side(facts: Facts, case: Case, slot: Slot) -> Slot | None:
+    family = facts.contract.family
+    if family == "value" and slot.kind == "model_outputs.values" and facts.contract.level in (None, "token"):
+        return case.schema.find("batch.returns")
+    if not slot.trainable or slot.kind != "values" or slot.place != "argument" or family not in MEETS_TARGET:
+        return None
+    constants = [other for other in case.slots() if other.kind in ("values", BINARY) and not other.trainable]
+    target = constants[0] if len(constants) == 1 and constants[0].shape == slot.shape else None
+    return target if target is not None and (target.kind == BINARY or not target.limited) else None
 
 
 def _of_family(facts: Facts, case: Case, slot: Slot, along: Tensor) -> Iterator[tuple[Slot, Tensor]]:
