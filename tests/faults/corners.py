@@ -7,11 +7,11 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from loss_reference import Contract, Field, LossFunction
-from tests.faults.fault import UNSEEN, Fault
-from tests.faults.parts import row_mean, row_weights
+from tests.faults.fault import ADVICE, UNSEEN, Fault
+from tests.faults.parts import kept, row_mean, row_weights, token_mean, token_weights
 
 __all__ = ["FAULTS"]
 
@@ -90,6 +90,54 @@ def marginal_over_rows(logits: Tensor) -> Tensor:
     return _information(logits, 0)
 
 
+def _overlap(scores: Tensor, target: Tensor, twice: float) -> Tensor:
+    p, t = torch.sigmoid(_wide(scores)), _wide(target.detach())
+    return (1 - (twice * (p * t).sum(1) + 1) / (p.square().sum(1) + t.square().sum(1) + 1)).mean()
+
+
+def half_of_dice(scores: Tensor, target: Tensor) -> Tensor:
+    return _overlap(scores, target, 1.0)
+
+
+def dice(scores: Tensor, target: Tensor) -> Tensor:
+    return _overlap(scores, target, 2.0)
+
+
+class CrossEntropyOfScores(LossFunction):
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def compute_loss(self, batch, model_outputs):  # type: ignore[no-untyped-def]
+        m = token_weights(batch)
+        lp = self.scores(kept(model_outputs["logits"][:, :-1], m)).log_softmax(-1)
+        nll = -lp.gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
+        return token_mean(nll, m, batch)
+
+
+class CrossEntropyOfProbabilities(CrossEntropyOfScores):
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.softmax(-1)
+
+
+class Heteroscedastic(nn.Module):
+    """A squared error over a learned variance, and the logarithm of the variance."""
+
+    price = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(()))
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        error = (_wide(input) - _wide(target.detach())).square().mean()
+        s = self.log_variance.to(error)
+        return 0.5 * (torch.exp(-s) * error + self.price * s)
+
+
+class RewardedVariance(Heteroscedastic):
+    price = -1.0
+
+
 _SCORED: Final = {
     "scores": Field("logits", "B D", trainable=True),
     "target": Field("probabilities", "B D", trainable=False),
@@ -138,6 +186,39 @@ FAULTS: Final = (
         ("symmetry",),
         Contract(coupled=True, fields={"logits": Field("logits", "B V", trainable=True)}),
         bare=UNSEEN,
+        advice=True,
+    ),
+    Fault(
+        "X434",
+        "the factor 2 of the overlap is missing: a perfect mask costs about a half",
+        "hubutui/DiceLoss-PyTorch#1",
+        half_of_dice,
+        dice,
+        ("positivity",),
+        Contract(lower_bound=0.0, fields=_SCORED),
+        bare=UNSEEN,
+        advice=True,
+    ),
+    Fault(
+        "X435",
+        "a softmax before a cross-entropy that takes one itself",
+        "",
+        CrossEntropyOfProbabilities,
+        CrossEntropyOfScores,
+        ("positivity",),
+        Contract(family="supervised", level="token", normalizer="global", lower_bound=0.0),
+        bare=ADVICE,
+        advice=True,
+    ),
+    Fault(
+        "X436",
+        "the learned log-variance is taken off instead of added: it grows for ever",
+        "",
+        RewardedVariance,
+        Heteroscedastic,
+        ("stability",),
+        Contract(lower_bound=-math.inf),
+        bare=ADVICE,
         advice=True,
     ),
 )
