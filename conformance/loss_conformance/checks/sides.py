@@ -48,10 +48,12 @@ Sides = Callable[["Facts", "Case", "Evaluation"], "Iterator[tuple[Slot, str, Ten
 )
 def labelled_answers(trial: Trial) -> None:
     declared = trial.facts.origin.get("family") == "declared"
-    for side, slopes in _slopes(trial, of_labelled_answers).items():
+    found = _slopes(trial, of_labelled_answers)
+    for side, slopes in found.items():
         throughout = len(slopes) >= FEWEST_TERMS and all(x > 0 for x in slopes)
-        # A penalty pulls single answers back; of a family nobody declared, only one sign throughout says anything.
-        if throughout or (declared and sum(slopes) > 0):
+        # Of a family nobody declared, labels may as well say what is not wanted; then both go the other way.
+        others_right = all(sum(others) < 0 for name, others in found.items() if name != side)
+        if (declared and sum(slopes) > 0) or (throughout and others_right):
             raise Broken(
                 f"{_how_many(slopes)} {side} pull the wrong way, by {number(sum(slopes))} in all",
                 "likelier desirable answers, unlikelier others",
