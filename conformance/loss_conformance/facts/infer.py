@@ -34,6 +34,7 @@ _FAMILY_RULES: Final = (
     ),
     ("supervised", ({"model_outputs.next_token_logprobs"}, {"model_outputs.logits", "batch.input_ids"})),
 )
+_COMPARES: Final = (Coupling.ROWS, Coupling.PAIRED_ROWS)
 _UNPAIRED: Final = {"batch.labels", "batch.rewards"}
 _NON_NEGATIVE: Final = ("supervised", "preference", "value", "reward", "distillation", "contrastive")
 
@@ -69,7 +70,7 @@ def infer(schema: Schema, known: Facts, coupling: Coupling = Coupling.UNKNOWN) -
         facts["coupled"] = (True, f"measured: {coupling}")
     elif coupling.across and any(slot.role == "embeddings" and slot.trainable for slot in schema.slots):
         facts["coupled"] = (True, f"it compares embeddings; measured: {coupling}")
-    elif coupling.across and family == "policy_gradient" and "batch.rewards" in kinds:
+    elif coupling in _COMPARES and family == "policy_gradient" and "batch.rewards" in kinds:
         facts["coupled"] = (True, f"a baseline comes from the rewards of the batch; measured: {coupling}")
     return facts
 
