@@ -212,7 +212,9 @@ def _knows_its_ignored_label(call: Callable[[Any, Case], Any], loss: Any, schema
 
 def _declined(outcome: Probe) -> bool:
     """Return whether the loss's own code refused the content of a probe, which says nothing about its sizes."""
-    return outcome.error is not None and LossRaised(outcome.error).refusal
+    if outcome.error is None or "values to unpack" in str(outcome.error):
+        return False  # an axis taken apart into as many names as it must have entries
+    return LossRaised(outcome.error).refusal
 
 
 def _shifted(schema: Schema, outcome: Probe) -> Schema:

@@ -191,6 +191,7 @@ def _predictions(present: set[str], ignore: int | None) -> list[Reading]:
         *elementwise,
         _classes("log-probabilities", "prediction", "logprobs", ignore),
         _classes("probabilities", "prediction", "probabilities", ignore),
+        _elementwise("boxes [B, 4] with boxes", "values", "B 4", {}),
         *_images(ignore),
         Reading("features [B, D] with class ids [B]", _ROWS, features),
     ]

@@ -317,14 +317,14 @@ def test_what_may_be_one_tensor_is_fed_one(annotation):
 
 def test_declared_fields():
     def of_my_own(scores, wanted, strength):
-        assert scores.shape[1:] == (4,)
+        assert scores.shape[1:] == (5,)
         return (strength * (scores - wanted) ** 2).mean()
 
-    fields = {"wanted": Field("values", "B 4", trainable=False), "strength": Field("weights", "B 1")}
+    fields = {"wanted": Field("values", "B 5", trainable=False), "strength": Field("weights", "B 1")}
     with pytest.raises(CannotFeed):
         route(of_my_own, Contract(fields=fields))
-    subject, schema = route(of_my_own, Contract(fields={**fields, "scores": Field("logits", "B 4")}))
-    assert shapes(schema) == {"scores": "logits B 4*", "wanted": "values B 4", "strength": "weights B 1"}
+    subject, schema = route(of_my_own, Contract(fields={**fields, "scores": Field("logits", "B 5")}))
+    assert shapes(schema) == {"scores": "logits B 5*", "wanted": "values B 5", "strength": "weights B 1"}
     assert_fed(subject, schema)
 
 
@@ -359,7 +359,7 @@ def test_nothing_fits():
     assert lines[0] == "it accepts none of the inputs its parameters suggest (input, target)"
     assert lines[1] == "  logits [B, S, V] with token ids [B, S]: ValueError: not like this"
     assert lines[-3:] == [
-        "  and 16 more",
+        "  and 17 more",
         "declare what they are, on the loss or in --loss-contract:",
         '    contract = Contract(fields={"input": Field(role=..., shape=...), "target": Field(role=..., shape=...)})',
     ]
