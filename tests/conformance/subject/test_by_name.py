@@ -317,14 +317,14 @@ def test_what_may_be_one_tensor_is_fed_one(annotation):
 
 def test_declared_fields():
     def of_my_own(scores, wanted, strength):
-        assert scores.shape[1:] == (5,)
+        assert scores.shape[1:] == (11,)
         return (strength * (scores - wanted) ** 2).mean()
 
-    fields = {"wanted": Field("values", "B 5", trainable=False), "strength": Field("weights", "B 1")}
+    fields = {"wanted": Field("values", "B 11", trainable=False), "strength": Field("weights", "B 1")}
     with pytest.raises(CannotFeed):
         route(of_my_own, Contract(fields=fields))
-    subject, schema = route(of_my_own, Contract(fields={**fields, "scores": Field("logits", "B 5")}))
-    assert shapes(schema) == {"scores": "logits B 5*", "wanted": "values B 5", "strength": "weights B 1"}
+    subject, schema = route(of_my_own, Contract(fields={**fields, "scores": Field("logits", "B 11")}))
+    assert shapes(schema) == {"scores": "logits B 11*", "wanted": "values B 11", "strength": "weights B 1"}
     assert_fed(subject, schema)
 
 
