@@ -160,6 +160,7 @@ def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
         CannotFeed: a required parameter that is a list, or whose meaning is not known, or no parameter at all.
     """
     found = []
+    required = required_parameters(loss)
     for parameter in parameters_of(loss):
         if parameter.kind in VARIADIC or _is_size(parameter):
             continue
@@ -167,7 +168,9 @@ def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
         meaning = meaning_of(parameter.name)
         if parameter.default is Parameter.empty and not declared and is_list_of_tensors(parameter):
             raise list_of_tensors(parameter.name, annotation_of(parameter))
-        if parameter.default is Parameter.empty and not (declared or meaning or loose_meaning(parameter.name)):
+        if parameter.default is Parameter.empty and not (
+            declared or meaning or loose_meaning(parameter.name, required)
+        ):
             raise unknown_parameter(loss, parameter.name)
         if parameter.default is Parameter.empty or declared or (parameter.default is None and meaning is not None):
             found.append(parameter)

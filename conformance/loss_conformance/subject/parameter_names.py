@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from loss_reference.names import nearest_name
@@ -113,6 +113,13 @@ _BETTER: Final = {"chosen", "pos", "positive"}
 _WORSE: Final = {"rejected", "neg", "negative"}
 _SCORED: Final = {"logit", "logits", "score", "scores", "pred", "preds", "rewards", "reward"}
 
+_HIDDEN: Final = {"hidden", "hiddens", "feature", "features", "feat", "feats", "rep", "reps", *_SAID["embedding"]}
+_ROUTING: Final = {"router", "gate", "gating", "gates"}
+# Settings, and outputs with axes of their own.
+_NO_SCORES: Final = {
+    *("temp", "temperature", "tau", "t", "dim", "dims", "channels", "config", "momentum", "centre", "center"),
+    *("view", "views", "crop", "crops"),
+}
 _EXAMPLES: Final = (
     *_MEANINGS,
     *("log_probs", "old_log_probs", "ref_log_probs", "rollout_log_probs", "response_mask", "action_mask", "loss_mask"),
@@ -136,7 +143,8 @@ SIZES: Final = dict.fromkeys(("vocab_size", "num_classes", "n_classes", "num_lab
 
 def meanings_of(parameters: Iterable[str]) -> dict[str, str | None]:
     """Return what each parameter means beside the others: of two kinds of values, those called so are the old ones."""
-    found = {parameter: meaning_of(parameter) or loose_meaning(parameter) for parameter in parameters}
+    names = list(parameters)
+    found = {name: meaning_of(name) or loose_meaning(name, names) for name in names}
     if "target" in found.values():
         # What a label points at may be a row of another embedding than its own.
         found |= {p: None for p, meaning in found.items() if meaning == "embedding" and meaning_of(p) is None}
@@ -172,19 +180,40 @@ def meaning_of(parameter: str) -> str | None:
     return None
 
 
-def loose_meaning(parameter: str) -> str | None:
-    """Return what a required parameter most likely means by one of its words, or ``None``: `est_targets`, `gt_score`."""
+def loose_meaning(parameter: str, beside: Collection[str] = ()) -> str | None:
+    """Return what a required parameter most likely means by one of its words, or ``None``: `est_targets`, `gt_score`.
+
+    Args:
+        parameter: its name.
+        beside: the names of all required parameters: ``a`` and ``b`` alone are two embeddings.
+    """
+    if set(beside) == {"a", "b"}:
+        return "embedding"
     words = set(_canonical(parameter).split("_"))
     if words & _COUNTED and words & _HOW_MANY:
         return "count"
     if words & (_BETTER | _WORSE) and words & _SCORED:
         return f"pair.{'chosen' if words & _BETTER else 'rejected'}_rewards"
+    if words & {"student", "teacher"}:
+        return _of_model(words)
     if words & _OF_ANOTHER_KIND:
         return None
+    if words & {"logits", "logit"} and not words & (_OLD | _REFERENCE | _GENERATION | _ROUTING):
+        return "prediction"
     for meaning, said in _SAID.items():
         if words & said:
             return meaning
     return None
+
+
+def _of_model(words: set[str]) -> str | None:
+    """Return what an output of a student or a teacher is, by the other words: scores unless they say more."""
+    said = words - {"student", "teacher"}
+    if said & (_OF_ANOTHER_KIND | _NO_SCORES) or len(words & {"student", "teacher"}) > 1:
+        return None
+    if said & _HIDDEN:
+        return "embedding" if "student" in words else "teacher_embedding"
+    return "student" if "student" in words else "teacher"
 
 
 def nearest_known(parameter: str) -> str:

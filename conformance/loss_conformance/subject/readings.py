@@ -53,8 +53,9 @@ class Reading:
             return argument(parameter, "count", "")
         if meaning in _SCALARS:
             return argument(parameter, "values", "", trainable=trainable, **_SCALARS[meaning])
-        if meaning in self.forms:
-            role, shape, facts = self.forms[meaning]
+        form = "embedding" if meaning == "teacher_embedding" else meaning
+        if form in self.forms:
+            role, shape, facts = self.forms[form]
             return argument(parameter, role, shape, trainable=trainable, **facts)
         if meaning.startswith("pair."):
             role = "rewards" if meaning.endswith("rewards") else "logprobs"
@@ -138,7 +139,7 @@ def _structures(present: set[str], ignore: int | None, meanings: Mapping[str, st
         return _distillation(present, ignore)
     if {"student_logprobs", "teacher_logprobs"} <= present:
         return [*_distillation(present, ignore), Reading("one entry per predicted token [B, S-1]", _PREDICTED)]
-    if "embedding" in present:
+    if present & {"embedding", "teacher_embedding"}:
         return _contrastive(meanings)
     if "logprobs" in present and "target" in present and not present & _TOKEN_LEVEL:
         return [_classes("log-probabilities", "logprobs", "logprobs", ignore), *_tokens_of_classes("logprobs", ignore)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loss_conformance.subject.parameter_names import meaning_of, meanings_of, nearest_known
+from loss_conformance.subject.parameter_names import loose_meaning, meaning_of, meanings_of, nearest_known
 
 NAMES = {
     "logprobs": "log_prob log_probs logprob logprobs logps per_token_logps new_logprobs policy_logprobs pi_logprobs "
@@ -45,6 +45,28 @@ def test_meanings(name, meaning):
 )
 def test_no_meaning(name):
     assert meaning_of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("student_scores", "student"),
+        ("teacher_prediction", "teacher"),
+        ("student_hidden", "embedding"),
+        ("teacher_features", "teacher_embedding"),
+        ("mix_logits", "prediction"),
+        ("pos_logits", "pair.chosen_rewards"),
+        *((name, None) for name in ("teacher_temp", "student_model", "student_views", "router_logits", "old_logits")),
+    ],
+)
+def test_what_a_required_parameter_most_likely_means(name, meaning):
+    assert meaning_of(name) is None
+    assert loose_meaning(name) == meaning
+
+
+def test_a_and_b_alone_are_embeddings():
+    assert meanings_of(["a", "b"]) == {"a": "embedding", "b": "embedding"}
+    assert meanings_of(["a", "b", "target"]) == {"a": None, "b": None, "target": "target"}
 
 
 def test_values_beside_predicted_values_are_the_old_ones():
