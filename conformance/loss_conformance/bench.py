@@ -46,13 +46,16 @@ class Bench:
 
     Raises:
         CannotFeed: no inputs were found that the loss accepts.
-        TargetError: its contract compares it with a loss that is not registered.
+        TargetError: its contract compares it with a loss that is not registered, or cannot be set up like it.
     """
 
     def __init__(self, subject: Subject, seed: int = 0, example: tuple[Any, Any] | None = None) -> None:
         self.subject = subject
         self.seed = seed
-        require_registered(declared_contract(subject), subject.target)
+        declared = declared_contract(subject)
+        require_registered(declared, subject.target)
+        if declared.baseline is not None:
+            reference_subject(declared.baseline, subject.settings)  # refused here, rather than in the middle of a law
         untouched = _before_any_call(subject.loss)
         self._bases: dict[int, tuple[Case, Evaluation]] = {}
         self._comparisons: dict[str, Comparison] = {}

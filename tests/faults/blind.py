@@ -319,9 +319,7 @@ FAULTS = (
         advice=True,
     ),
     Fault("X357", "a live teacher", "", forward_kl, forward_kl_of_constant, ("gradient_flow",), KD, bare=ADVICE),
-    Fault(
-        "X358", "the deviation of one answer", "", standardised_by_none, standardised, ("finite",), ANSWERS, bare=ADVICE
-    ),
+    Fault("X358", "the deviation of one answer", "", standardised_by_none, standardised, ("finite",), ANSWERS),
     Fault("X359", "log-sum-exp over positions", "", with_z_loss_over_positions, with_z_loss, ("masking",), FLATTENED),
     Fault("X360", "entropy held down", "", EntropyPenalty, EntropyBonus, ("direction",), BONUS, bare=ADVICE),
     Fault(

@@ -146,7 +146,7 @@ FAULTS = (
         SoftmaxOnce,
         ("positivity", "baseline"),
         Contract(family="supervised", baseline="nll"),
-        bare=UNSEEN,
+        bare=ADVICE,
     ),
     Fault(
         "B143",

@@ -40,7 +40,8 @@ def input_effect(trial: Trial) -> None:
     for slot in constants:
         value_moves, gradient_moves = _moves(trial, slot, trial.bench.cases_of(VISITED, CASES))
         # What acts on a choice among many, or beyond a threshold, needs luck: ask more cases before saying anything.
-        if gradient_moves or _moves(trial, slot, trial.bench.further_cases(VISITED))[1]:
+        chosen = slot.role not in DISTRIBUTIONS
+        if gradient_moves or (chosen and _moves(trial, slot, trial.bench.further_cases(VISITED))[1]):
             continue
         if value_moves:
             raise Broken(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -13,6 +14,7 @@ from loss_conformance.conventions import conventions
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.facts.namesakes import namesakes
 from loss_conformance.report.numbers import number
+from loss_conformance.subject.subject import TargetError
 from loss_conformance.trial import Broken, NotExercised, Trial
 from loss_reference.interface import LossFunction
 from loss_reference.registry import registry
@@ -42,7 +44,7 @@ def _bears_a_name(trial: Trial) -> str | None:
 )
 def namesake(trial: Trial) -> None:
     names = namesakes(trial.bench.subject)
-    sides = [_SideBySide(trial, name) for name in names]
+    sides = list(_beside_each(trial, names))
     asked = [each for side in sides for each in side.conventions()]
     if not asked:
         raise NotExercised(f"it is not fed what {' or '.join(names)} reads")
@@ -58,6 +60,12 @@ def namesake(trial: Trial) -> None:
     first = asked[0].answers[0]
     conventions_tried = f"one of {len(asked)} conventions of {' or '.join(names)}"
     raise Broken(first.got.value, f"{number(first.wanted.value)}, or the value in {conventions_tried}", guessed=True)
+
+
+def _beside_each(trial: Trial, names: tuple[str, ...]) -> Iterator[_SideBySide]:
+    for name in names:
+        with contextlib.suppress(TargetError):  # it needs a setting this loss does not have
+            yield _SideBySide(trial, name)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from loss_conformance.subject.subject import Subject, TargetError
 from loss_reference.contract import Contract
 from loss_reference.names import nearest_name
 from loss_reference.registry import registry
-from loss_reference.settings import settings_of
+from loss_reference.settings import ConfigError, settings_of
 
 __all__ = ["baseline_subject", "reference_subject", "require_registered"]
 
@@ -21,11 +21,16 @@ def reference_subject(name: str, settings: Mapping[str, Any]) -> Subject:
 
     Raises:
         ValueError: no such reference loss. Names the nearest.
+        TargetError: it refuses those settings, or needs one that is not among them.
     """
     import loss_reference  # noqa: F401 - its import registers every loss
 
     cls = registry.get(name)
     shared = shared_settings(settings, settings_of(cls))
+    try:
+        cls(shared)
+    except ConfigError as error:
+        raise TargetError(f"{name} cannot be set up like the loss compared with it, with {shared}: {error}") from None
     return Subject(f"loss_reference.{cls.__name__}", cls(shared), InterfaceProtocol(), settings=shared, config=shared)
 
 
