@@ -39,9 +39,10 @@ def input_effect(trial: Trial) -> None:
         raise NotExercised("it reads no real-valued constant")
     for slot in constants:
         value_moves, gradient_moves = _moves(trial, slot, trial.bench.cases_of(VISITED, CASES))
-        # What acts on a choice among many, or beyond a threshold, needs luck: ask more cases before saying anything.
-        chosen = slot.role not in DISTRIBUTIONS
-        if gradient_moves or (chosen and _moves(trial, slot, trial.bench.further_cases(VISITED))[1]):
+        # What acts on a choice among many, or beyond a threshold, needs luck: ask more cases before saying anything. Not
+        # of a distribution, whose argmax some case among many would change.
+        further = trial.bench.further_cases(VISITED) if slot.role not in DISTRIBUTIONS else ()
+        if gradient_moves or _moves(trial, slot, further)[1]:
             continue
         if value_moves:
             raise Broken(
