@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.label_values import with_ignored
+from loss_conformance.cases.label_values import BINARY, with_ignored
 from loss_conformance.cases.masks import row_weights, token_mask
 from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import BATCH, Schema, Slot
@@ -33,7 +33,8 @@ def build(schema: Schema, plan: Plan) -> Case:
         # Labels can take a row out by being ignored, but not weigh it.
         ignorable = any(slot.ignore is not None and slot.token_axis is None for slot in schema.slots)
         weights = (weights != 0).to(weights) if ignorable else torch.ones_like(weights)
-    world = World(plan, rows, tokens, trained, weights, generator, schema.paired)
+    found_or_not = any(slot.kind == BINARY or _is_share(slot) for slot in schema.slots)
+    world = World(plan, rows, tokens, trained, weights, generator, schema.paired, found_or_not)
     tensors: dict[str, Tensor] = {}
     for slot in schema.slots:
         if slot.optional and not plan.counts and _dispensable(slot):
@@ -42,6 +43,10 @@ def build(schema: Schema, plan: Plan) -> Case:
     if plan.situation == "bare" and "batch.sample_mask" in schema.kinds():
         weights = torch.ones(rows, dtype=torch.float64)
     return Case(schema, tensors, trained, weights, plan)
+
+
+def _is_share(slot: Slot) -> bool:
+    return slot.role == "probabilities" and not slot.trainable and slot.shape[-1:] != ("V",)
 
 
 def _dispensable(slot: Slot) -> bool:

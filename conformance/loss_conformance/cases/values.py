@@ -33,7 +33,12 @@ def _rounded(x: Tensor) -> Tensor:
 
 @dataclass
 class World:
-    """Every quantity of the batch vocabulary on one token grid; entry t speaks of token t."""
+    """Every quantity of the batch vocabulary on one token grid; entry t speaks of token t.
+
+    Attributes:
+        paired: rows come in interleaved pairs.
+        found_or_not: something is to be found or not, as targets between 0 and 1 say, so that all of them may be 0.
+    """
 
     plan: Plan
     rows: int
@@ -42,6 +47,7 @@ class World:
     weights: Tensor
     generator: torch.Generator
     paired: bool = False
+    found_or_not: bool = False
     grids: dict[str, Tensor] = field(default_factory=dict)
 
     def normal(self, *shape: int) -> Tensor:
@@ -263,7 +269,7 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
         return torch.where(x >= 0, 1.0, -1.0).to(torch.float64)
     if slot.role == "embeddings":
         return _with_nothing(x, world.plan)
-    if slot.role == "logits" and slot.trainable and slot.shape[-1:] != ("V",) and world.plan.nothing_there:
+    if slot.role == "logits" and slot.trainable and world.found_or_not and world.plan.nothing_there:
         return x - _SURE
     if slot.role == "logprobs":
         return x.log_softmax(-1) if slot.shape and slot.shape[-1] == "V" else -x.abs()

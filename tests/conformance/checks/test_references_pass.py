@@ -7,7 +7,7 @@ from loss_conformance.verdict import Status
 from tests.conformance.checks.every_reference import CONFIGS, LOSSES
 
 # One of each way of putting terms together is tried at length.
-AT_LENGTH = {"ContrastiveLoss", "DPOLoss", "ForwardKLLoss", "GRPOLoss"}
+AT_LENGTH = {"ContrastiveLoss", "DPOLoss", "ForwardKLLoss", "ReinforceLoss"}
 
 
 def assert_passes(loss: type, profile: str, seed: int) -> None:
