@@ -86,7 +86,12 @@ def test_an_input_that_breaks_ties_of_a_rare_choice_has_an_effect(seed):
 @pytest.mark.parametrize(
     ("loss", "check", "profile", "seed"),
     [
-        (LiPOLoss, "float32_accuracy", "quick", 15),  # certain tokens: the softmax leaves next to nothing of the gradient
+        (
+            LiPOLoss,
+            "float32_accuracy",
+            "quick",
+            15,
+        ),  # certain tokens: the softmax leaves next to nothing of the gradient
         (ORPOLoss, "float32_accuracy", "quick", 8),  # log(1 - p) of a p that the softmax rounded
         (KLUnbiasedLoss, "extreme_inputs", "standard", 0),  # a difference of 0 times a ratio of 1e33
     ],
