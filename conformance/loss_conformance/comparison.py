@@ -113,6 +113,8 @@ class Comparison:
                 raise NotExercised(
                     f"this loss gives no counterpart of what {self.name} reads: {said.args[0]}"
                 ) from None
+            if isinstance(said, ValueError):
+                raise NotExercised(f"laid out as a batch, {self.name} refuses it: {said}") from None
             raise
         _require_finite(wanted)
         return replace(wanted, gradients={k: g for k, g in wanted.gradients.items() if k not in _normalised(case)})
