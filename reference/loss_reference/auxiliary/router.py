@@ -13,6 +13,7 @@ from loss_reference.reduction import keep_active, mean_of_terms, row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
+from loss_reference.supervised.z_loss import z_loss
 from loss_reference.token_level import refine
 
 __all__ = ["MoELoadBalanceLoss", "RouterZLoss", "moe_load_balance", "router_tokens"]
@@ -134,4 +135,4 @@ class RouterZLoss(LossFunction):
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z, w = router_tokens(batch, model_outputs)
-        return self.coefficient * mean_of_terms(z.logsumexp(dim=-1) ** 2, w, count=None)
+        return mean_of_terms(z_loss(z, self.coefficient), w, count=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -21,10 +21,27 @@ from loss_reference.shapes import require_shape
 from loss_reference.supervised.next_token import next_tokens, trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["MultiTeacherLoss"]
+__all__ = ["MultiTeacherLoss", "multi_teacher"]
 
 AGGREGATIONS: Final = ("sum", "averaged_logits", "select_teacher")
 WEIGHTINGS: Final = ("static", "cross_entropy", "entropy", "max_probability")
+
+
+def multi_teacher(
+    teachers: Iterable[tuple[float | Tensor, Tensor]], log_q: Tensor, kl_type: str = "forward", w: float = 0.5
+) -> Tensor:
+    """Return sum_i w_i D(p_i, q), one term per token; 0 without teachers.
+
+    Args:
+        teachers: (w_i, log p_i) of each teacher: its weight and its log-probabilities [..., V], in nats.
+        log_q: log-probabilities [..., V] of the student.
+        kl_type: D is ``"forward"`` KL(p || q), ``"reverse"`` KL(q || p) or ``"mixed"``.
+        w: the weight, in [0, 1], of the forward one in ``"mixed"``.
+    """
+    terms = log_q.new_zeros(log_q.shape[:-1])
+    for w_i, log_p in teachers:
+        terms = terms + w_i * kl_of_type(kl_type, log_p, log_q, w)
+    return terms
 
 
 @register("multi_teacher", "multi_teacher_aggregation")
@@ -97,15 +114,12 @@ class MultiTeacherLoss(LossFunction):
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)
-        log_q = (z_q / self.temperature).log_softmax(dim=-1)
-        teachers = batch["teachers_logits"]
+        T, teachers = self.temperature, batch["teachers_logits"]
         expected = (*batch["token_mask"].shape, "M", z_q.shape[-1])
         require_shape("teachers_logits", teachers, expected, "V scores per token and teacher")
         z_p = keep_active(teachers.detach()[:, :-1], m).to(z_q)
-        terms = torch.zeros_like(m)
-        for w, z in self.weighted_teachers(z_p, m, batch):
-            log_p = (z / self.temperature).log_softmax(dim=-1)
-            terms = terms + w * kl_of_type(self.kl_type, log_p, log_q, self.mixed_kl_weight)
+        log_p = ((w, (z / T).log_softmax(dim=-1)) for w, z in self.weighted_teachers(z_p, m, batch))
+        terms = multi_teacher(log_p, (z_q / T).log_softmax(dim=-1), self.kl_type, self.mixed_kl_weight)
         return mean_of_terms(terms, m, global_count(batch, "global_valid_toks"))
 
     def weighted_teachers(self, z_p: Tensor, m: Tensor, batch: Batch) -> list[tuple[float | Tensor, Tensor]]:

@@ -15,9 +15,10 @@ from loss_reference.reduction import global_count, mean_of_terms
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
+from loss_reference.supervised.nll import nll
 from loss_reference.token_level import refine
 
-__all__ = ["CosineDistillLoss", "logit_cosine"]
+__all__ = ["CosineDistillLoss", "cosine_distill", "logit_cosine"]
 
 NORM_FLOOR: Final = 1e-8
 
@@ -33,6 +34,21 @@ def logit_cosine(z_p: Tensor, z_q: Tensor) -> Tensor:
     u_p, u_q = (z / torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp(min=NORM_FLOOR) for z in (z_p, z_q))
     cosine: Tensor = (u_p * u_q).sum(dim=-1)
     return cosine
+
+
+def cosine_distill(
+    z_p: Tensor, z_q: Tensor, lp: Tensor | None = None, beta: float = 0.5, hard_weight: float = 0.0
+) -> Tensor:
+    """Return b (1 - cos(z_T, z_S)) + h (-lp), one term per token.
+
+    Args:
+        z_p, z_q: scores [..., V] of teacher and student.
+        lp: log-probabilities [...] of the targets under the student, in nats; without them the second part is left out.
+        beta: b, above 0.
+        hard_weight: h, at least 0.
+    """
+    angle = beta * (1 - logit_cosine(z_p, z_q))
+    return angle if lp is None else angle + hard_weight * nll(lp)
 
 
 @register("cosine_distill")
@@ -66,9 +82,9 @@ class CosineDistillLoss(LossFunction):
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)
-        terms = self.beta * (1 - logit_cosine(teacher_logits(batch, m, z_q.shape[-1]), z_q))
-        if batch.get("input_ids") is None and self.hard_weight > 0:
+        z_p, h = teacher_logits(batch, m, z_q.shape[-1]), self.hard_weight
+        if batch.get("input_ids") is None and h > 0:
             raise KeyError("batch needs 'input_ids' where hard_weight is above 0")
-        if self.hard_weight > 0:
-            terms = terms - self.hard_weight * sampled(z_q.log_softmax(dim=-1), next_tokens(batch, m, z_q.shape[-1]))
+        lp = sampled(z_q.log_softmax(dim=-1), next_tokens(batch, m, z_q.shape[-1])) if h > 0 else None
+        terms = cosine_distill(z_p, z_q, lp, self.beta, h)
         return mean_of_terms(terms, m, global_count(batch, "global_valid_toks"))

@@ -21,7 +21,7 @@ from loss_reference.settings import ConfigError, Setting
 from loss_reference.shapes import require_shape
 from loss_reference.token_level import refine
 
-__all__ = ["XTokenGoldLoss", "XTokenPKLLoss", "exact_matches"]
+__all__ = ["XTokenGoldLoss", "XTokenPKLLoss", "exact_matches", "xtoken_gold", "xtoken_pkl"]
 
 SMALLEST_PROBABILITY: Final = 1e-10
 
@@ -53,6 +53,32 @@ def exact_matches(projection: Tensor) -> list[tuple[int, int]]:
         if len(targets) == 1 and float(row[targets[0]]) == 1.0:
             pairs.setdefault(targets[0], student)
     return [(student, teacher) for teacher, student in pairs.items()]
+
+
+def xtoken_pkl(t: Tensor, s: Tensor) -> Tensor:
+    """Return sum_u exp(t_u) (t_u - log s_u), one term per chunk, s divided by its sum and taken as 1e-10 at least.
+
+    Args:
+        t: the teacher's mean log-probabilities [B, C, K], in nats.
+        s: the student's mean probabilities [B, C, K] of the same tokens.
+    """
+    s = s / s.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_PROBABILITY)
+    return forward_kl(t, s.clamp(min=SMALLEST_PROBABILITY).log())
+
+
+def xtoken_gold(common: tuple[Tensor, Tensor], rest: tuple[Tensor, Tensor], k: int, pad_rest: bool = False) -> Tensor:
+    """Return sum over the common of e^t (t - s) + sum_(i <= K) |e^(t_(i)) - e^(s_(i))| of the others, one term per chunk.
+
+    Args:
+        common: mean log-probabilities (t, s), each [B, C, M], of teacher and student for tokens both vocabularies have.
+        rest: those of all other tokens of the teacher and of the student; (i) is the i-th highest.
+        k: K, at most; fewer where the shorter side has fewer, or the longer one with ``pad_rest``.
+        pad_rest: whether zeros stand for what the shorter side lacks.
+    """
+    shorter, longer = sorted(x.shape[-1] for x in rest)
+    K = min(longer if pad_rest else shorter, k)
+    t, s = (F.pad(x.exp(), (0, max(K - x.shape[-1], 0))).topk(K, dim=-1).values for x in rest)
+    return forward_kl(*common) + (t - s).abs().sum(dim=-1)
 
 
 class CrossTokenizerLoss(LossFunction):
@@ -136,8 +162,7 @@ class XTokenPKLLoss(CrossTokenizerLoss):
         columns = self.highest_columns(z_p, chunks.counted(chunks.teacher))
         t = chunk_mean(z_p[..., columns].log_softmax(dim=-1), chunks.teacher, chunks.weights)
         s = chunk_mean(self.project(z_q.softmax(dim=-1), z_p.shape[-1], columns), chunks.student, chunks.weights)
-        s = s / s.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_PROBABILITY)
-        return forward_kl(t, s.clamp(min=SMALLEST_PROBABILITY).log())
+        return xtoken_pkl(t, s)
 
     def highest_columns(self, z_p: Tensor, counted: Tensor) -> Tensor:
         """Return the ids [K] of the teacher's tokens with the highest scores ``z_p`` at any counted position [B, R]."""
@@ -182,12 +207,7 @@ class XTokenGoldLoss(CrossTokenizerLoss):
         s = chunk_mean(z_q.log_softmax(dim=-1), chunks.student, chunks.weights)
         t = chunk_mean(z_p.log_softmax(dim=-1), chunks.teacher, chunks.weights)
         s_common, t_common, s_rest, t_rest = self.matching.split(s, t)
-        shorter, longer = sorted((s_rest.shape[-1], t_rest.shape[-1]))
-        compared = min(longer if self.pad_rest else shorter, self.k)
-        s_top, t_top = (
-            F.pad(x.exp(), (0, max(compared - x.shape[-1], 0))).topk(compared, dim=-1).values for x in (s_rest, t_rest)
-        )
-        return forward_kl(t_common, s_common) + (t_top - s_top).abs().sum(dim=-1)
+        return xtoken_gold((t_common, s_common), (t_rest, s_rest), self.k, self.pad_rest)
 
 
 def _is_projection(M: object) -> bool:

@@ -15,9 +15,24 @@ from loss_reference.reduction import global_count, mean_of_terms
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
+from loss_reference.supervised.nll import nll
 from loss_reference.token_level import refine
 
-__all__ = ["HintonKDLoss"]
+__all__ = ["HintonKDLoss", "hinton_kd"]
+
+
+def hinton_kd(log_p: Tensor, log_q: Tensor, lp: Tensor, alpha: float = 0.5, scale: float = 4.0) -> Tensor:
+    """Return (1 - a) (-lp) + a c KL(p || q), one term per token; a part of weight 0 is not taken, as it may be infinite.
+
+    Args:
+        log_p, log_q: log-probabilities [..., V] of teacher and student at temperature T, in nats.
+        lp: log-probabilities [...] of the targets under the student.
+        alpha: a in [0, 1], the share of the soft part.
+        scale: c, which is T^2 for Hinton.
+    """
+    if alpha in (0, 1):
+        return scale * forward_kl(log_p, log_q) if alpha else nll(lp)
+    return (1 - alpha) * nll(lp) + alpha * scale * forward_kl(log_p, log_q)
 
 
 @register("hinton_kd")
@@ -63,10 +78,9 @@ class HintonKDLoss(LossFunction):
             self.contract = refine(self.contract, options={**self.contract.options, "alpha": alpha})
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        a, T = self.alpha, self.temperature
+        T = self.temperature
         log_p, log_q, m = teacher_and_student(batch, model_outputs, T)
         z, _ = trained_logits(batch, model_outputs)
-        hard = -sampled((z / T if self.temper_hard else z).log_softmax(dim=-1), next_tokens(batch, m, z.shape[-1]))
-        soft = forward_kl(log_p, log_q) * (T**2 if self.scale_soft else 1.0)
-        v = (1 - a) * hard + a * soft if 0 < a < 1 else soft if a else hard
+        lp = sampled((z / T if self.temper_hard else z).log_softmax(dim=-1), next_tokens(batch, m, z.shape[-1]))
+        v = hinton_kd(log_p, log_q, lp, self.alpha, T**2 if self.scale_soft else 1.0)
         return mean_of_terms(v, m, global_count(batch, "global_valid_toks"))

@@ -23,7 +23,7 @@ from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["MiniLLMLoss", "discounted_future"]
+__all__ = ["MiniLLMLoss", "discounted_future", "future_reward"]
 
 DISCOUNTS: Final = ("relative", "absolute")
 
@@ -34,6 +34,22 @@ def discounted_future(x: Tensor, gamma: float) -> Tensor:
     for x_t in reversed(x.unbind(dim=-1)):
         future.append(x_t + gamma * future[-1] if future else x_t)
     return torch.stack(future[::-1], dim=-1) if future else x
+
+
+def future_reward(log_ratio: Tensor, m: Tensor, gamma: float = 1.0, normalized: bool = True) -> Tensor:
+    """Return R_t = sum_{s>=t} g^(s-t) m_s x_s, divided by sum_{s>=t} g^(s-t) m_s if ``normalized``, one term per token.
+
+    Args:
+        log_ratio: x = lp_T - lp [B, S-1] of the sampled tokens, in nats.
+        m: 1 or 0 [B, S-1]: whether a token counts.
+        gamma: g in [0, 1].
+        normalized: whether R is a weighted mean of the rest of the answer; 0 where nothing is left of it.
+    """
+    R = discounted_future(m * log_ratio, gamma)
+    if not normalized:
+        return R
+    tokens = discounted_future(m, gamma)
+    return R / tokens.where(tokens > 0, 1.0)
 
 
 @register("minillm")
@@ -129,12 +145,8 @@ class MiniLLMLoss(LossFunction):
 
     def future_reward(self, log_ratio: Tensor, m: Tensor, c: Tensor) -> Tensor:
         """Return R [B, S-1] of lp_T - lp of the sampled tokens, the weights m, and those of what R sums over, c."""
-        counted = (c != 0).to(log_ratio)
-        R = discounted_future(counted * log_ratio, self.gamma)
-        if self.length_normalization:
-            tokens = discounted_future(counted, self.gamma)
-            return R / tokens.where(tokens > 0, 1.0)
-        if self.discount == "absolute" and self.gamma > 0:
+        R = future_reward(log_ratio, (c != 0).to(log_ratio), self.gamma, self.length_normalization)
+        if self.discount == "absolute" and self.gamma > 0 and not self.length_normalization:
             since = (answer_positions(m).cumsum(dim=1) - 1).clamp(min=0).to(R)  # t - t0
             return R * self.gamma**since
         return R

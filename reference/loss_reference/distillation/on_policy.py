@@ -14,7 +14,7 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["SAMPLED", "IWOPDLoss", "OPDSampledLoss", "early_disagreement_weight", "opd_sampled"]
+__all__ = ["SAMPLED", "IWOPDLoss", "OPDSampledLoss", "early_disagreement_weight", "iw_opd", "opd_sampled"]
 
 SMALLEST_DISAGREEMENT: Final = 1e-8
 SAMPLED: Final = Contract(
@@ -44,6 +44,16 @@ def early_disagreement_weight(A: Tensor, gamma: float) -> Tensor:
     disagreement = A.abs()
     before = disagreement.cumsum(dim=1) - disagreement
     return 1 + gamma * (1 - before / disagreement.sum(dim=1, keepdim=True).clamp(min=SMALLEST_DISAGREEMENT))
+
+
+def iw_opd(lp: Tensor, A: Tensor, gamma: float = 0.5) -> Tensor:
+    """Return -w_t A_t lp_t, one term per token, w of ``early_disagreement_weight``.
+
+    Args:
+        lp: log-probabilities [B, S-1] of the tokens under the student, in nats.
+        A, gamma: as in ``early_disagreement_weight``; both constant.
+    """
+    return -early_disagreement_weight(A, gamma) * A * lp
 
 
 @register("opd_sampled")
@@ -104,5 +114,4 @@ class IWOPDLoss(LossFunction):
         if batch.get("generation_logprobs") is not None:
             rollout = token_constant(batch, "generation_logprobs", m)
         A = token_constant(batch, "teacher_logprobs", m) - rollout
-        terms = -early_disagreement_weight(A, self.gamma) * A * lp
-        return mean_of_terms(terms, m, global_count(batch, "global_valid_toks"))
+        return mean_of_terms(iw_opd(lp, A, self.gamma), m, global_count(batch, "global_valid_toks"))

@@ -22,7 +22,7 @@ from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["SDFTLoss", "SDPOLoss", "clipped_importance"]
+__all__ = ["SDFTLoss", "SDPOLoss", "clipped_importance", "sdft", "sdpo"]
 
 LARGEST_LOG_RATIO: Final = 20.0
 IS_CLIPS: Final = Option(values=(0.5, 1.0, 2.0))
@@ -31,6 +31,32 @@ IS_CLIPS: Final = Option(values=(0.5, 1.0, 2.0))
 def clipped_importance(lp: Tensor, lp_old: Tensor, is_clip: float = 2.0) -> Tensor:
     """Return min(exp(lp - lp_old), is_clip) per token, a constant; the exponent stays within 20 nats."""
     return (lp - lp_old).detach().clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp().clamp(max=is_clip)
+
+
+def sdft(log_p: Tensor, log_q: Tensor, lp: Tensor, lp_old: Tensor, alpha: float = 0.5, is_clip: float = 2.0) -> Tensor:
+    """Return sg(w) JSD_a(p, q), w = min(exp(lp - lp_old), c), one term per token.
+
+    Args:
+        log_p, log_q: log-probabilities [..., V] of teacher and student, in nats.
+        lp, lp_old: log-probabilities [...] of the tokens under the student, and under the model that sampled them.
+        alpha: a in [0, 1], the b of ``generalized_jsd``.
+        is_clip: c, above 0.
+    """
+    return clipped_importance(lp, lp_old, is_clip) * generalized_jsd(log_p, log_q, alpha)
+
+
+def sdpo(
+    lp: Tensor, lp_teacher: Tensor, lp_old: Tensor, l_ppo: Tensor | float = 0.0, d: float = 1.0, is_clip: float = 2.0
+) -> Tensor:
+    """Return (1 - d) l_PPO + d sg(w) sg(lp - lp_T) lp, w = min(exp(lp - lp_old), c), one term per token.
+
+    Args:
+        lp, lp_teacher, lp_old: log-probabilities [...] of the tokens, in nats, under student, teacher and sampling model.
+        l_ppo: the clipped terms [...] of PPO; 0 where d = 1.
+        d: the share of distillation, in [0, 1].
+        is_clip: c, above 0.
+    """
+    return (1 - d) * l_ppo + d * clipped_importance(lp, lp_old, is_clip) * opd_sampled(lp, lp_teacher)
 
 
 @register("sdft")
@@ -67,8 +93,8 @@ class SDFTLoss(LossFunction):
         log_p, log_q, m = teacher_and_student(batch, model_outputs, self.temperature)
         z, _ = trained_logits(batch, model_outputs)
         lp = sampled(z.log_softmax(dim=-1), next_tokens(batch, m, z.shape[-1]))
-        w = clipped_importance(lp, token_constant(batch, "prev_logprobs", m), self.is_clip)
-        return aggregate_tokens(w * generalized_jsd(log_p, log_q, self.alpha), m, batch, "seq_mean_token_mean")
+        terms = sdft(log_p, log_q, lp, token_constant(batch, "prev_logprobs", m), self.alpha, self.is_clip)
+        return aggregate_tokens(terms, m, batch, "seq_mean_token_mean")
 
 
 @register("sdpo")
@@ -107,10 +133,9 @@ class SDPOLoss(LossFunction):
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         lp_old, d = token_constant(batch, "prev_logprobs", m), self.distillation_weight
-        w = clipped_importance(lp, lp_old, self.is_clip)
-        terms = d * w * opd_sampled(lp, token_constant(batch, "teacher_logprobs", m))
+        lp_teacher, l_ppo = token_constant(batch, "teacher_logprobs", m), lp.new_zeros(())
         if d < 1:
             A = token_constant(batch, "advantages", m)
-            rho = probability_ratio(lp, lp_old)
-            terms = terms + (1 - d) * ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max)
+            l_ppo = ppo_clip(probability_ratio(lp, lp_old), A, self.ratio_clip_min, self.ratio_clip_max)
+        terms = sdpo(lp, lp_teacher, lp_old, l_ppo, d, self.is_clip)
         return aggregate_tokens(terms, m, batch, "seq_mean_token_mean")

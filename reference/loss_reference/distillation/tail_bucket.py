@@ -7,7 +7,7 @@ from torch import Tensor
 
 from loss_reference.contract import Option
 from loss_reference.distillation.divergence import TEMPERATURE, DivergenceLoss
-from loss_reference.distillation.kl import forward_kl, reverse_kl
+from loss_reference.distillation.kl import kl_of_type
 from loss_reference.distillation.teacher import teacher_logits
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import global_count, mean_of_terms
@@ -16,7 +16,7 @@ from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["TailBucketLoss", "with_tail"]
+__all__ = ["TailBucketLoss", "tail_bucket", "with_tail"]
 
 
 def with_tail(log_a: Tensor, support: Tensor) -> Tensor:
@@ -33,6 +33,17 @@ def with_tail(log_a: Tensor, support: Tensor) -> Tensor:
     # The derivative of a log-sum-exp of nothing but -inf is NaN.
     tail = others.masked_fill(nothing, 0.0).logsumexp(dim=-1, keepdim=True).masked_fill(nothing, -torch.inf)
     return torch.cat((log_a.gather(-1, support), tail), dim=-1)
+
+
+def tail_bucket(log_p: Tensor, log_q: Tensor, support: Tensor, kl_type: str = "forward") -> Tensor:
+    """Return the KL between p and q over K tokens and "any other token", one term per position.
+
+    Args:
+        log_p, log_q: log-probabilities [..., V] of teacher and student, in nats.
+        support: K different token ids [..., K].
+        kl_type: ``"forward"`` KL(p || q) or ``"reverse"`` KL(q || p).
+    """
+    return kl_of_type(kl_type, with_tail(log_p, support), with_tail(log_q, support))
 
 
 @register("tail_bucket")
@@ -74,6 +85,5 @@ class TailBucketLoss(LossFunction):
         log_p, log_q = (z_p / self.temperature).log_softmax(dim=-1), (z_q / self.temperature).log_softmax(dim=-1)
         K = min(self.k, z_q.shape[-1])
         support = (z_p if self.kl_type == "forward" else z_q.detach()).topk(K, dim=-1).indices
-        divergence = forward_kl if self.kl_type == "forward" else reverse_kl
-        terms = divergence(with_tail(log_p, support), with_tail(log_q, support))
+        terms = tail_bucket(log_p, log_q, support, self.kl_type)
         return mean_of_terms(terms, m, global_count(batch, "global_valid_toks"))

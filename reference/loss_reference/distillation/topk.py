@@ -18,7 +18,7 @@ from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["LOGPROB_OUTSIDE_TOPK", "TopKRenormLoss", "ZeroOutsideTopKLoss"]
+__all__ = ["LOGPROB_OUTSIDE_TOPK", "TopKRenormLoss", "ZeroOutsideTopKLoss", "topk_renorm", "zero_outside_topk"]
 
 LOGPROB_OUTSIDE_TOPK: Final = -100.0
 """Log-probability of a token outside the top K under a teacher that is to be 0 there, as in NeMo RL: e^-100 = 4e-44."""
@@ -32,6 +32,35 @@ TOPK: Final = refine(
         "mixed_kl_weight": Option(values=(0.0, 0.5, 1.0)),
     },
 )
+
+
+def topk_renorm(z_p: Tensor, z_q: Tensor, support: Tensor, kl_type: str = "forward", w: float = 0.5) -> Tensor:
+    """Return a KL between p and q, both a softmax over the K tokens of ``support`` alone, one term per position.
+
+    Args:
+        z_p: scores [..., K] of the teacher for these tokens.
+        z_q: scores [..., V] of the student for all tokens.
+        support: K different token ids [..., K].
+        kl_type: ``"forward"`` KL(p || q), ``"reverse"`` KL(q || p) or ``"mixed"``.
+        w: the weight, in [0, 1], of the forward one in ``"mixed"``.
+    """
+    log_p, log_q = z_p.log_softmax(dim=-1), z_q.gather(-1, support).log_softmax(dim=-1)
+    return kl_of_type(kl_type, log_p, log_q, w)
+
+
+def zero_outside_topk(z_p: Tensor, z_q: Tensor, support: Tensor, kl_type: str = "forward", w: float = 0.5) -> Tensor:
+    """Return a KL between p, a softmax over the K tokens of ``support``, and q, one over all V, one term per position.
+
+    Forward: sum over the K of p (log p - log q). Reverse: sum over all V of q (log q - log p), log p = -100 outside the K.
+
+    Args:
+        z_p, z_q, support, kl_type, w: as in ``topk_renorm``.
+    """
+    log_p, log_q = z_p.log_softmax(dim=-1), z_q.log_softmax(dim=-1)
+    everywhere = torch.full_like(log_q, LOGPROB_OUTSIDE_TOPK).scatter(-1, support, log_p)
+    forward, reverse = forward_kl(log_p, log_q.gather(-1, support)), reverse_kl(everywhere, log_q)
+    w = {"forward": 1.0, "reverse": 0.0}.get(kl_type, w)
+    return w * forward + (1 - w) * reverse if 0 < w < 1 else forward if w else reverse
 
 
 class TopKLoss(LossFunction):
@@ -78,8 +107,7 @@ class TopKRenormLoss(TopKLoss):
     strict_config = True
 
     def divergence(self, z_p: Tensor, z_q: Tensor, support: Tensor, /) -> Tensor:
-        log_p, log_q = z_p.log_softmax(dim=-1), z_q.gather(-1, support).log_softmax(dim=-1)
-        return kl_of_type(self.kl_type, log_p, log_q, self.mixed_kl_weight)
+        return topk_renorm(z_p, z_q, support, self.kl_type, self.mixed_kl_weight)
 
 
 @register("zero_outside_topk", "zero_outside")
@@ -99,11 +127,4 @@ class ZeroOutsideTopKLoss(TopKLoss):
     strict_config = True
 
     def divergence(self, z_p: Tensor, z_q: Tensor, support: Tensor, /) -> Tensor:
-        log_p, log_q = z_p.log_softmax(dim=-1), z_q.log_softmax(dim=-1)
-        everywhere = torch.full_like(log_q, LOGPROB_OUTSIDE_TOPK).scatter(-1, support, log_p)
-        forward = forward_kl(log_p, log_q.gather(-1, support))
-        reverse = reverse_kl(everywhere, log_q)
-        if self.kl_type != "mixed":
-            return forward if self.kl_type == "forward" else reverse
-        w = self.mixed_kl_weight
-        return w * forward + (1 - w) * reverse if 0 < w < 1 else forward if w else reverse
+        return zero_outside_topk(z_p, z_q, support, self.kl_type, self.mixed_kl_weight)

@@ -17,13 +17,42 @@ from loss_reference.reduction import aggregate_tokens
 from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
+from loss_reference.supervised.nll import nll
 from loss_reference.token_level import refine
 
-__all__ = ["HybridULDLoss", "ULDLoss"]
+__all__ = ["HybridULDLoss", "ULDLoss", "hybrid_uld", "uld"]
 
 OTHER_VOCABULARY: Final = refine(
     DISTILLATION, level="sequence", fields={"teacher_logits": Field("logits", "B S U", trainable=False)}
 )
+
+
+def uld(p: Tensor, q: Tensor, lp: Tensor | None = None, crossentropy_weight: float = 0.0) -> Tensor:
+    """Return sum_i |p_(i) - q_(i)| + c (-lp), one term per token.
+
+    Args:
+        p: probabilities [..., U] of the teacher.
+        q: probabilities [..., V] of the student.
+        lp: log-probabilities [...] of the targets under the student, in nats; without them the second part is left out.
+        crossentropy_weight: c, at least 0.
+    """
+    by_rank = sorted_l1(p, q)
+    return by_rank if lp is None else by_rank + crossentropy_weight * nll(lp)
+
+
+def hybrid_uld(
+    matched: tuple[Tensor, Tensor], rest: tuple[Tensor, Tensor], w_m: float, w_u: float, beta: float = 0.5
+) -> Tensor:
+    """Return w_m JSD_b(matched p, matched q) + w_u sum_i |p_(i) - q_(i)| over the rest, one term per token.
+
+    Args:
+        matched: log-probabilities ([..., M], [..., M]) of teacher and student for tokens both vocabularies have.
+        rest: log-probabilities of all other tokens of the teacher and of the student.
+        w_m, w_u: weights of the two parts, at least 0.
+        beta: b in [0, 1], see ``generalized_jsd``.
+    """
+    (log_p, log_q), (log_p_u, log_q_u) = matched, rest
+    return w_m * generalized_jsd(log_p, log_q, beta) + w_u * sorted_l1(log_p_u.exp(), log_q_u.exp())
 
 
 @register("uld")
@@ -63,12 +92,11 @@ class ULDLoss(LossFunction):
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)
         z_p, c = teacher_logits(batch, m), self.crossentropy_weight
-        terms = sorted_l1((z_p / self.temperature).softmax(dim=-1), (z_q / self.temperature).softmax(dim=-1))
         if batch.get("input_ids") is None and c > 0:
             raise KeyError("batch needs 'input_ids' where crossentropy_weight is above 0")
-        if c > 0:
-            terms = terms - c * sampled(z_q.log_softmax(dim=-1), next_tokens(batch, m, z_q.shape[-1]))
-        return aggregate_tokens(terms, m, batch, "seq_mean_token_mean")
+        lp = sampled(z_q.log_softmax(dim=-1), next_tokens(batch, m, z_q.shape[-1])) if c > 0 else None
+        p, q = ((z / self.temperature).softmax(dim=-1) for z in (z_p, z_q))
+        return aggregate_tokens(uld(p, q, lp, c), m, batch, "seq_mean_token_mean")
 
 
 @register("hybrid_uld")
@@ -131,6 +159,5 @@ class HybridULDLoss(LossFunction):
         share = p_matched.shape[-1] / z_p.shape[-1]
         w_m = share if self.matched_weight is None else self.matched_weight
         w_u = 1 - share if self.unmatched_weight is None else self.unmatched_weight
-        by_token = generalized_jsd(p_matched, q_matched, self.beta)
-        by_rank = sorted_l1(p_rest.exp(), q_rest.exp())
-        return aggregate_tokens(w_m * by_token + w_u * by_rank, m, batch, "seq_mean_token_mean")
+        terms = hybrid_uld((p_matched, q_matched), (p_rest, q_rest), w_m, w_u, self.beta)
+        return aggregate_tokens(terms, m, batch, "seq_mean_token_mean")

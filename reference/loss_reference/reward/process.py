@@ -13,6 +13,7 @@ from loss_reference.reduction import global_count, keep_active, mean_of_terms, t
 from loss_reference.registry import register
 from loss_reference.sampled_logprob import sampled_logprob
 from loss_reference.shapes import require_shape
+from loss_reference.supervised.nll import nll
 
 __all__ = ["UNLABELLED", "PRMTokenCELoss"]
 
@@ -56,4 +57,5 @@ class PRMTokenCELoss(LossFunction):
         m = token_weights(batch, logits[:, 1:, 0]) * (labels[:, 1:] != UNLABELLED)
         y = keep_active(labels[:, 1:], m).long()
         require_inside_vocabulary("step_labels", y, logits.shape[-1])
-        return mean_of_terms(-sampled_logprob(logits[:, 1:], y, m != 0), m, global_count(batch, "global_valid_toks"))
+        terms = nll(sampled_logprob(logits[:, 1:], y, m != 0))
+        return mean_of_terms(terms, m, global_count(batch, "global_valid_toks"))

@@ -20,7 +20,20 @@ from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import next_tokens
 from loss_reference.token_level import refine
 
-__all__ = ["MTPCELoss"]
+__all__ = ["MTPCELoss", "mtp_ce"]
+
+
+def mtp_ce(z: Tensor, y: Tensor, active: Tensor, d: int) -> Tensor:
+    """Return -log softmax(z_td)[y_(t+d)] [B, S-d] in nats, one term per token that head d predicts; 0 if not active.
+
+    Args:
+        z: scores [B, S, H, V]; entry (t, d-1) is head d at token t.
+        y: token ids [B, S-1], from token 1 on.
+        active: bool [B, S-1], from token 1 on: whether a token is predicted at all.
+        d: how many tokens ahead the head predicts, from 1 to H.
+    """
+    y, active = y[:, d - 1 :], active[:, d - 1 :]
+    return -sampled_logprob(z[:, : y.shape[1], d - 1], y, active)
 
 
 @register("mtp_ce")
@@ -62,20 +75,28 @@ class MTPCELoss(LossFunction):
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         logits = model_outputs["mtp_logits"]
         require_shape("mtp_logits", logits, (*batch["token_mask"].shape, "H", "V"), "V scores per token and head")
-        H, V = logits.shape[2:]
-        lambdas = [1.0] * H if self.head_weights is None else list(self.head_weights)
-        if len(lambdas) != H:
-            raise ValueError(f"head_weights has {len(lambdas)} entries; mtp_logits has {H} heads")
+        lambdas = self.lambdas(logits.shape[2])
         m = token_weights(batch, logits[:, 1:, 0, 0])
-        y = next_tokens(batch, m, V)
+        y = next_tokens(batch, m, logits.shape[3])
         T = global_count(batch, "global_valid_toks")
         T = m.sum() if T is None else T
         heads = []
-        for d in range(1, H + 1):  # m and y start at token 1, and head d at token d
-            m_d, y_d = lambdas[d - 1] * m[:, d - 1 :], y[:, d - 1 :]
-            lp_d = sampled_logprob(logits[:, : m_d.shape[1], d - 1], y_d, m_d != 0)
-            heads.append(mean_of_terms(-lp_d, m_d, T))
+        for d, w in enumerate(
+            (x * m for x in lambdas), start=1
+        ):  # w starts at token 1, and head d predicts from token d
+            heads.append(mean_of_terms(mtp_ce(logits, y, w != 0, d), w[:, d - 1 :], T))
         return torch.stack(heads).sum()
+
+    def lambdas(self, H: int) -> list[float]:
+        """Return the weight of each of ``H`` heads.
+
+        Raises:
+            ValueError: ``head_weights`` are for another number of heads.
+        """
+        weights = [1.0] * H if self.head_weights is None else list(self.head_weights)
+        if len(weights) != H:
+            raise ValueError(f"head_weights has {len(weights)} entries; mtp_logits has {H} heads")
+        return weights
 
 
 def _is_weight(x: object) -> bool:

@@ -12,7 +12,12 @@ from loss_reference.settings import Setting
 from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
-__all__ = ["NLLLoss"]
+__all__ = ["NLLLoss", "nll"]
+
+
+def nll(lp: Tensor) -> Tensor:
+    """Return -lp in nats, one term per token, for the log-probabilities lp of the targets, of any shape."""
+    return -lp
 
 
 @register("nll", "sft")
@@ -45,4 +50,4 @@ class NLLLoss(TokenLevelLoss):
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs, self.chunk_size)
-        return self.reduce(-lp, m, batch)
+        return self.reduce(nll(lp), m, batch)

@@ -16,9 +16,19 @@ from loss_reference.settings import ConfigError, Setting
 from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
-__all__ = ["WeightedNLLLoss"]
+__all__ = ["WeightedNLLLoss", "weighted_nll"]
 
 UNREAD: Final = Option(inert=True)
+
+
+def weighted_nll(lp: Tensor, w: Tensor) -> Tensor:
+    """Return -w lp, one term per token; exactly 0 where w = 0, whatever lp is there.
+
+    Args:
+        lp: log-probabilities of the targets [...], in nats.
+        w: their weights [...], constant.
+    """
+    return -w * keep_active(lp, w)
 
 
 @register("weighted_nll")
@@ -66,7 +76,5 @@ class WeightedNLLLoss(TokenLevelLoss):
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         w = token_constant(batch, "token_weights", m)
-        lp = keep_active(lp, w)
-        if self.divisor == "weights":
-            return mean_of_terms(-lp, m * w, count=None)
-        return self.reduce(-w * lp, m, batch)
+        terms = weighted_nll(lp, w)
+        return mean_of_terms(terms, m, (m * w).sum()) if self.divisor == "weights" else self.reduce(terms, m, batch)
