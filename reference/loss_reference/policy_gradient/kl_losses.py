@@ -163,7 +163,7 @@ class KLStraightThroughLoss(KLLoss):
     contract = refine(
         KLLoss.contract,
         surrogate_gradient=True,
-        options={**OPTIONS, "kl_type": Option(values=KL_TYPES)},
+        options={**OPTIONS, **CLAMPS, "kl_type": Option(values=KL_TYPES)},
         exempt={"option_effect": "kl_type and the clamps choose the value alone; the gradient is that of k2"},
     )
     kl_type = Setting("k3", choices=KL_TYPES)
