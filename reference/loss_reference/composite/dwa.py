@@ -11,7 +11,7 @@ from torch import Tensor
 from loss_reference.composite.combine import Weight, split_result
 from loss_reference.composite.composed import ComposedLoss, require_unweighted
 from loss_reference.composite.promises import contract_of, overrides, promises_of_sum, refined
-from loss_reference.contract import Contract
+from loss_reference.contract import Contract, Option
 from loss_reference.interface import Batch, LossResult, Outputs
 from loss_reference.registry import register
 from loss_reference.settings import Setting
@@ -54,7 +54,13 @@ class DWALoss(ComposedLoss):
     Source: arXiv 1803.10704, section 3.2.
     """
 
-    contract = Contract(family="composite", surrogate_gradient=True, coupled=True, stateful=True)
+    contract = Contract(
+        family="composite",
+        surrogate_gradient=True,
+        coupled=True,
+        stateful=True,
+        options={"temperature": Option((0.5, 2.0, 10.0), inert=True)},  # until the third call
+    )
     entries: Setting[Sequence[Mapping[str, Any]]] = Setting((), key="losses", check=False)
     temperature = Setting(2.0, above=0.0)
     history: Tensor

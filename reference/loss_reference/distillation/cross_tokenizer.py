@@ -195,7 +195,14 @@ class XTokenGoldLoss(CrossTokenizerLoss):
     Source: NeMo RL ``CrossTokenizerDistillationLossFn`` with ``gold_loss=True``.
     """
 
-    contract = refine(CROSS_TOKENIZER, options={"temperature": TEMPERATURE, "pad_rest": Option(values=(False, True))})
+    contract = refine(
+        CROSS_TOKENIZER,
+        options={
+            "temperature": TEMPERATURE,
+            "k": Option(values=(1, 2, 8192)),
+            "pad_rest": Option(values=(False, True)),
+        },
+    )
     k = Setting(8192, least=1)
     pad_rest = Setting(False)
 

@@ -144,6 +144,9 @@ class HybridULDLoss(LossFunction):
                 f"{type(self).__name__}: matched_weight={self.matched_weight!r}, "
                 f"unmatched_weight={self.unmatched_weight!r}; expected both or neither"
             )
+        if self.matched_weight is not None:  # one without the other is refused: neither takes None where both are given
+            weights = dict.fromkeys(("matched_weight", "unmatched_weight"), Option(values=(0.0, 0.5, 1.0)))
+            self.contract = refine(self.contract, options={**self.contract.options, **weights})
         if self.beta in (0, 1):
             self.contract = refine(self.contract, lower_bound=float("-inf"))
 

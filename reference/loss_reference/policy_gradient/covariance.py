@@ -19,7 +19,7 @@ from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
 
-__all__ = ["ClipCovLoss", "KLCovLoss", "first_of", "largest_of", "token_covariance"]
+__all__ = ["ClipCovLoss", "KLCovLoss", "clip_cov", "first_of", "kl_cov", "largest_of", "token_covariance"]
 
 
 def token_covariance(lp: Tensor, A: Tensor, trained: Tensor) -> Tensor:
@@ -55,6 +55,49 @@ def largest_of(key: Tensor, trained: Tensor, share: float) -> Tensor:
 def _how_many(trained: Tensor, share: float) -> Tensor:
     # In float64 whatever the loss is computed in: 0.3 * 100 is more than 30 in float32.
     return (share * trained.sum().to(torch.float64)).ceil().clamp(min=1)
+
+
+def clip_cov(
+    rho: Tensor,
+    A: Tensor,
+    cov: Tensor,
+    trained: Tensor,
+    noise: Tensor,
+    share: float = 2e-4,
+    bounds: tuple[float, float] = (1.0, 5.0),
+    clip_min: float = 0.2,
+    clip_max: float = 0.2,
+) -> Tensor:
+    """Return the term of ``ppo_clip`` of every token, 0 at the candidates of smallest ``noise`` (``first_of``).
+
+    Candidates are the trained tokens with bounds[0] < cov < bounds[1] that ``ppo_clip`` does not clip.
+
+    Args:
+        rho: probability ratio pi / pi_old [B, S-1], above 0.
+        A: advantages [B, S-1].
+        cov: ``token_covariance`` [B, S-1], constant.
+        trained: bool [B, S-1].
+        noise: numbers [B, S-1] that say which candidates go first.
+        share: how many of the trained tokens are left out, from 0 to 1; at least one token.
+        bounds: of the covariance, in nats times units of the advantage.
+        clip_min, clip_max: how far the ratio may fall below and rise above 1, at least 0.
+    """
+    clipped = -A * rho.clamp(1 - clip_min, 1 + clip_max) > -A * rho
+    candidates = trained & ~clipped & (cov > bounds[0]) & (cov < bounds[1])
+    left_out = first_of(noise, candidates, trained, share)
+    return ppo_clip(rho, A, clip_min, clip_max).masked_fill(left_out, 0.0)
+
+
+def kl_cov(lp: Tensor, lp_old: Tensor, A: Tensor, top: Tensor, c: float = 1.0) -> Tensor:
+    """Return -A exp(lp - lp_old), and c |lp - lp_old| more at the tokens of ``top``, one term per token.
+
+    Args:
+        lp, lp_old: log-probabilities under the policy and the old policy [B, S-1], in nats; the latter constant.
+        A: advantages [B, S-1].
+        top: bool [B, S-1], the tokens of largest covariance (``largest_of``).
+        c: coefficient of the penalty, at least 0.
+    """
+    return -A * probability_ratio(lp, lp_old) + c * torch.where(top, (lp - lp_old).abs(), 0.0)
 
 
 class _CovarianceLoss(PolicyLoss):
@@ -117,15 +160,10 @@ class ClipCovLoss(_CovarianceLoss):
             )
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
-        rho, A = (
-            probability_ratio(lp, token_constant(batch, "prev_logprobs", m)),
-            token_constant(batch, "advantages", m),
-        )
-        clipped = -A * rho.clamp(1 - self.ratio_clip_min, 1 + self.ratio_clip_max) > -A * rho
-        cov, trained = token_covariance(lp, A, m != 0), m != 0
-        candidates = trained & ~clipped & (cov > self.clip_cov_lb) & (cov < self.clip_cov_ub)
-        left_out = first_of(self._noise(m, batch), candidates, trained, self.clip_cov_ratio)
-        return ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max).masked_fill(left_out, 0.0)
+        lp_old, A, trained = token_constant(batch, "prev_logprobs", m), token_constant(batch, "advantages", m), m != 0
+        rho, cov, noise = probability_ratio(lp, lp_old), token_covariance(lp, A, trained), self._noise(m, batch)
+        share, bounds = self.clip_cov_ratio, (self.clip_cov_lb, self.clip_cov_ub)
+        return clip_cov(rho, A, cov, trained, noise, share, bounds, self.ratio_clip_min, self.ratio_clip_max)
 
     def _noise(self, m: Tensor, batch: Batch) -> Tensor:
         if "selection_noise" in batch:
@@ -171,4 +209,4 @@ class KLCovLoss(_CovarianceLoss):
         lp_old, A = token_constant(batch, "prev_logprobs", m), token_constant(batch, "advantages", m)
         trained = m != 0
         top = largest_of(token_covariance(lp, A, trained), trained, self.kl_cov_ratio)
-        return -A * probability_ratio(lp, lp_old) + self.ppo_kl_coef * torch.where(top, (lp - lp_old).abs(), 0.0)
+        return kl_cov(lp, lp_old, A, top, self.ppo_kl_coef)

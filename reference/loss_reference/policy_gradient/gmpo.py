@@ -15,7 +15,7 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["GMPOLoss", "one_sided_clip"]
+__all__ = ["GMPOLoss", "gmpo", "one_sided_clip"]
 
 
 def one_sided_clip(delta: Tensor, A: Tensor, clip_min: float = 0.4, clip_max: float = 0.4) -> Tensor:
@@ -25,6 +25,19 @@ def one_sided_clip(delta: Tensor, A: Tensor, clip_min: float = 0.4, clip_max: fl
     """
     sign = torch.sign(A)
     return sign * torch.minimum(sign * delta, sign * delta.clamp(-clip_min, clip_max))
+
+
+def gmpo(delta: Tensor, A: Tensor, m: Tensor, clip_min: float = 0.4, clip_max: float = 0.4) -> Tensor:
+    """Return -A exp(mean_t d), one term per token [B, S-1], d = ``one_sided_clip`` of delta; mean_t is weighted by ``m``.
+
+    Args:
+        delta: lp - lp_old [B, S-1], in nats, 0 where nothing is trained.
+        A: advantages [B, S-1].
+        m: weights of the tokens [B, S-1], 0 where nothing is trained.
+        clip_min, clip_max: how far the *log*-ratio of a token may fall below and rise above 0, at least 0.
+    """
+    d = one_sided_clip(delta, A, clip_min, clip_max)
+    return -ratio_of(mean_over_tokens(d, m)) * A
 
 
 @register("gmpo", "geo_mean")
@@ -60,9 +73,8 @@ class GMPOLoss(PolicyLoss):
     ratio_clip_max = Setting(0.4, least=0.0)
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
-        A = token_constant(batch, "advantages", m)
-        d = one_sided_clip(lp - token_constant(batch, "prev_logprobs", m), A, self.ratio_clip_min, self.ratio_clip_max)
-        return -ratio_of(mean_over_tokens(d, m)) * A
+        delta, A = lp - token_constant(batch, "prev_logprobs", m), token_constant(batch, "advantages", m)
+        return gmpo(delta, A, m, self.ratio_clip_min, self.ratio_clip_max)
 
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         return aggregate_tokens(terms, weights, batch, "seq_mean_token_mean")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from loss_reference.contract import Option
@@ -18,7 +17,18 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["GRPOLoss"]
+__all__ = ["GRPOLoss", "grpo"]
+
+
+def grpo(policy: Tensor, k: Tensor, beta: float = 0.04) -> Tensor:
+    """Return policy + beta k, one term per token.
+
+    Args:
+        policy: max(-A rho, -A clip(rho)), the term of ``ppo_clip``.
+        k: k(lp - lp_ref), that of ``kl_penalty``, in nats; of the shape of ``policy``.
+        beta: strength of the pull towards the reference, at least 0.
+    """
+    return policy + beta * k
 
 
 @register("grpo")
@@ -84,14 +94,17 @@ class GRPOLoss(PPOClipLoss):
             self.contract = refine(self.contract, surrogate_gradient=True)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        # Its own parts: a subclass may report further components through this very value.
-        return torch.stack([*GRPOLoss.components(self, batch, model_outputs).values()]).sum()
+        lp, m = trained_logprobs(batch, model_outputs)
+        policy, beta = self.policy_terms(lp, m, batch), self.reference_policy_kl_penalty
+        return self.reduce(policy if beta == 0 else grpo(policy, self._k(lp, m, batch), beta), m, batch)
 
     def components(self, batch: Batch, model_outputs: Outputs) -> dict[str, Tensor]:
         lp, m = trained_logprobs(batch, model_outputs)
         parts = {"policy": self.reduce(self.policy_terms(lp, m, batch), m, batch)}
         if self.reference_policy_kl_penalty > 0:
-            lp_ref = token_constant(batch, "reference_policy_logprobs", m)
-            k = kl_penalty(lp, lp_ref, self.kl_type, self.kl_gradient, self.kl_input_clamp, self.kl_output_clamp)
-            parts["kl_penalty"] = self.reference_policy_kl_penalty * self.reduce(k, m, batch)
+            parts["kl_penalty"] = self.reference_policy_kl_penalty * self.reduce(self._k(lp, m, batch), m, batch)
         return parts
+
+    def _k(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        lp_ref = token_constant(batch, "reference_policy_logprobs", m)
+        return kl_penalty(lp, lp_ref, self.kl_type, self.kl_gradient, self.kl_input_clamp, self.kl_output_clamp)

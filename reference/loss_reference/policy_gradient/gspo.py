@@ -20,7 +20,27 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
-__all__ = ["GSPOLoss", "GSPOTokenLoss", "LUSPOLoss", "SequenceRatioLoss"]
+__all__ = ["GSPOLoss", "GSPOTokenLoss", "LUSPOLoss", "SequenceRatioLoss", "gspo", "gspo_token_log_ratio"]
+
+
+def gspo(
+    log_s: Tensor, A: Tensor, clip_min: float = 3e-4, clip_max: float = 4e-4, log_ratio_max: float | None = None
+) -> Tensor:
+    """Return max(-A s, -A clip(s, 1 - clip_min, 1 + clip_max)), s = exp(log_s), one term per token [B, S-1].
+
+    Args:
+        log_s: sum_t m (lp - lp_old) / n_b [B, 1], in nats (``mean_over_tokens``), or ``gspo_token_log_ratio`` [B, S-1].
+        A: advantages [B, S-1].
+        clip_min, clip_max: how far the ratio may fall below and rise above 1, at least 0.
+        log_ratio_max: log_s is at most this, and has no gradient beyond; above 0.
+    """
+    s = ratio_of(log_s if log_ratio_max is None else log_s.clamp(max=log_ratio_max))
+    return ppo_clip(s, A, clip_min, clip_max)
+
+
+def gspo_token_log_ratio(log_s: Tensor, lp: Tensor) -> Tensor:
+    """Return log s_bt = sg(log s_b) + lp - sg(lp) [B, S-1] from log s_b [B, 1] and lp [B, S-1], sg(.) the stop-gradient."""
+    return log_s.detach() + (lp - lp.detach())
 
 
 class SequenceRatioLoss(PolicyLoss):
@@ -46,9 +66,8 @@ class SequenceRatioLoss(PolicyLoss):
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         delta = lp - token_constant(batch, "prev_logprobs", m)
-        log_s = self.log_ratio(mean_over_tokens(delta, m), lp)
-        s = ratio_of(log_s if self.log_ratio_max is None else log_s.clamp(max=self.log_ratio_max))
-        return ppo_clip(s, token_constant(batch, "advantages", m), self.ratio_clip_min, self.ratio_clip_max)
+        log_s, A = self.log_ratio(mean_over_tokens(delta, m), lp), token_constant(batch, "advantages", m)
+        return gspo(log_s, A, self.ratio_clip_min, self.ratio_clip_max, self.log_ratio_max)
 
     def log_ratio(self, log_s: Tensor, lp: Tensor) -> Tensor:
         """Return the log-ratio of every token [B, S-1], or of every row [B, 1], from log s_b [B, 1]."""
@@ -98,7 +117,7 @@ class GSPOTokenLoss(GSPOLoss):
     strict_config = True
 
     def log_ratio(self, log_s: Tensor, lp: Tensor) -> Tensor:
-        return log_s.detach() + (lp - lp.detach())
+        return gspo_token_log_ratio(log_s, lp)
 
 
 @register("luspo")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from loss_reference.policy_gradient.ratio import MAX_LOG_RATIO
 
-__all__ = ["KL_GRADIENTS", "KL_TYPES", "k1", "k2", "k3", "k_abs", "kl_penalty"]
+__all__ = ["KL_GRADIENTS", "KL_TYPES", "k1", "k2", "k3", "k_abs", "kl_penalty", "unbiased_kl"]
 
 
 def k1(d: Tensor) -> Tensor:
@@ -90,6 +90,33 @@ def kl_penalty(
     if kl_gradient == "straight_through_k2":
         return _within(k, output_clamp).detach() + raw.detach() * (raw - raw.detach())
     return _within(k.detach() + SCORE_FUNCTION_SLOPES[kl_type](d).detach() * (d - d.detach()), output_clamp)
+
+
+def unbiased_kl(
+    lp: Tensor,
+    lp_ref: Tensor,
+    lp_old: Tensor,
+    kl_type: str = "k3",
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+) -> Tensor:
+    """Return rho k(lp - lp_ref) per token, rho = exp(lp - lp_old): k of tokens that another policy sampled.
+
+    The exponent of rho is at most ``MAX_LOG_RATIO`` less that of e^-d, so that the product stays finite.
+
+    Args:
+        lp, lp_ref, lp_old: log-probabilities under the policy, the reference and the policy that sampled the tokens, in
+            nats; the latter two constant.
+        kl_type: which of ``KL_TYPES`` k is.
+        input_clamp: d = lp - lp_ref is kept within it, either way; beyond, rho has no gradient either.
+        output_clamp: rho k is kept within it, either way.
+    """
+    d = (lp - lp_ref).detach()
+    room = MAX_LOG_RATIO - (-d).clamp(0.0, MAX_LOG_RATIO)
+    rho = torch.minimum(lp - lp_old, room).exp()
+    if input_clamp is not None:
+        rho = torch.where(d.abs() <= input_clamp, rho, rho.detach())
+    return _within(rho * kl_penalty(lp, lp_ref, kl_type, input_clamp=input_clamp), output_clamp)
 
 
 def _within(x: Tensor, bound: float | None) -> Tensor:

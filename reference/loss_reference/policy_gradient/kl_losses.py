@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-import torch
 from torch import Tensor
 
 from loss_reference.contract import Option
 from loss_reference.interface import Batch
 from loss_reference.logprobs import token_constant
-from loss_reference.policy_gradient.kl import KL_GRADIENTS, KL_TYPES, kl_penalty
+from loss_reference.policy_gradient.kl import KL_GRADIENTS, KL_TYPES, kl_penalty, unbiased_kl
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
-from loss_reference.policy_gradient.ratio import MAX_LOG_RATIO
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
@@ -165,7 +163,7 @@ class KLStraightThroughLoss(KLLoss):
     contract = refine(
         KLLoss.contract,
         surrogate_gradient=True,
-        options={**OPTIONS, "kl_type": Option(values=KL_TYPES)},
+        options={**OPTIONS, **CLAMPS, "kl_type": Option(values=KL_TYPES)},
         exempt={"option_effect": "kl_type and the clamps choose the value alone; the gradient is that of k2"},
     )
     kl_type = Setting("k3", choices=KL_TYPES)
@@ -204,10 +202,5 @@ class KLUnbiasedLoss(KLLoss):
         return self.kl_type
 
     def kl_terms(self, lp: Tensor, lp_ref: Tensor, m: Tensor, batch: Batch) -> Tensor:
-        d = (lp - lp_ref).detach()
-        room = MAX_LOG_RATIO - (-d).clamp(0.0, MAX_LOG_RATIO)
-        rho = torch.minimum(lp - token_constant(batch, "prev_logprobs", m), room).exp()
-        if self.input_clamp is not None:
-            rho = torch.where(d.abs() <= self.input_clamp, rho, rho.detach())
-        term = rho * kl_penalty(lp, lp_ref, self.kl_type, input_clamp=self.input_clamp)
-        return term if self.output_clamp is None else term.clamp(-self.output_clamp, self.output_clamp)
+        lp_old = token_constant(batch, "prev_logprobs", m)
+        return unbiased_kl(lp, lp_ref, lp_old, self.kl_type, self.input_clamp, self.output_clamp)

@@ -18,11 +18,27 @@ from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
 
-__all__ = ["BNPOLoss", "DAPOLoss", "DrGRPOLoss", "PPODualClipLoss"]
+__all__ = ["BNPOLoss", "DAPOLoss", "DrGRPOLoss", "PPODualClipLoss", "two_sided_clip"]
 
 DIVISORS: Final = ("sequences_times_length", "length")
 # Inert in the sense of the checks: it speaks of empty batches alone, where nothing else is asked of a loss.
 EMPTY_OPTION: Final = Option(values=("zero", "nan"), inert=True)
+
+
+def two_sided_clip(
+    rho: Tensor, A: Tensor, clip_min: float = 0.2, clip_max: float = 0.2, clip_c: float | None = 3.0
+) -> Tensor:
+    """Return max(-A min(rho, clip_c), -A clip(rho, 1 - clip_min, 1 + clip_max)), one term per token.
+
+    It is ``ppo_clip`` with its ``clip_c`` where clip_c >= 1 + clip_max; a smaller one cuts off positive advantages too.
+
+    Args:
+        rho: probability ratio pi / pi_old, above 0.
+        A: advantage, any shape that ``rho`` has.
+        clip_min, clip_max: how far the ratio may fall below and rise above 1, at least 0.
+        clip_c: bound of the ratio in the unclipped branch, above 1.
+    """
+    return torch.maximum(-A * rho.clamp(max=clip_c), -A * rho.clamp(1 - clip_min, 1 + clip_max))
 
 
 @register("ppo_dual_clip")
@@ -56,8 +72,7 @@ class PPODualClipLoss(PPOClipLoss):
             return super().policy_terms(lp, m, batch)
         rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m), self.log_ratio_clamp)
         A = token_constant(batch, "advantages", m)
-        clipped = rho.clamp(1 - self.ratio_clip_min, 1 + self.ratio_clip_max)
-        return torch.maximum(-A * rho.clamp(max=self.ratio_clip_c), -A * clipped)
+        return two_sided_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max, self.ratio_clip_c)
 
 
 @register("dapo")

@@ -18,9 +18,22 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["RLOOLoss"]
+__all__ = ["RLOOLoss", "rloo"]
 
 RATIO_LEVELS: Final = ("sequence", "token")
+
+
+def rloo(delta: Tensor, A: Tensor, m: Tensor, clip_min: float = 0.2, clip_max: float = 0.2) -> Tensor:
+    """Return max(-A_b s_b, -A_b clip(s_b, 1 - clip_min, 1 + clip_max)) of every answer [B], s_b = exp(sum_t delta).
+
+    Args:
+        delta: lp - lp_old [B, S-1], in nats, 0 where nothing is trained; not divided by the length of the answer.
+        A: advantages [B, S-1], 0 where nothing is trained; A_b is their mean over the answer, weighted by ``m``.
+        m: weights of the tokens [B, S-1], 0 where nothing is trained.
+        clip_min, clip_max: how far s_b may fall below and rise above 1, at least 0.
+    """
+    s = ratio_of(delta.sum(dim=1))
+    return ppo_clip(s, mean_over_tokens(A, m).squeeze(1), clip_min, clip_max)
 
 
 @register("rloo")
@@ -70,8 +83,7 @@ class RLOOLoss(PolicyLoss):
         lp_old, A = token_constant(batch, "prev_logprobs", m), token_constant(batch, "advantages", m)
         if self.ratio_level == "token":
             return ppo_clip(probability_ratio(lp, lp_old), A, self.ratio_clip_min, self.ratio_clip_max)
-        s = ratio_of((lp - lp_old).sum(dim=1))
-        return ppo_clip(s, mean_over_tokens(A, m).squeeze(1), self.ratio_clip_min, self.ratio_clip_max)
+        return rloo(lp - lp_old, A, m, self.ratio_clip_min, self.ratio_clip_max)
 
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         if self.ratio_level == "token":

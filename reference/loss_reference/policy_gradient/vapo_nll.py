@@ -13,7 +13,12 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 
-__all__ = ["VAPONLLLoss"]
+__all__ = ["VAPONLLLoss", "correct_tokens"]
+
+
+def correct_tokens(m: Tensor, r: Tensor) -> Tensor:
+    """Return the weights m of the tokens [B, S-1] in rows with a reward r [B] above 0, and 0 in the others."""
+    return torch.where((r > 0).unsqueeze(1), m, 0.0)
 
 
 @register("vapo_nll")
@@ -49,5 +54,5 @@ class VAPONLLLoss(LossFunction):
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         require_shape("rewards", batch["rewards"], (m.shape[0],), "one per row")
-        correct = torch.where((batch["rewards"].detach() > 0).unsqueeze(1), m, 0.0)
+        correct = correct_tokens(m, batch["rewards"].detach())
         return self.coefficient * mean_of_terms(-lp, correct, global_count(batch, "global_correct_toks"))
