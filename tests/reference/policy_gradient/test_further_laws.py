@@ -25,8 +25,7 @@ def test_importable_with_every_setting_in_the_contract(name: str) -> None:
     assert getattr(loss_reference, type(loss).__name__) is type(loss)
     assert loss.contract.family == "policy_gradient"
     settings = {key for base in type(loss).__mro__ for key, x in vars(base).items() if type(x).__name__ == "Setting"}
-    unvaried = {"input_clamp", "output_clamp"} if name == "kl_straight_through" else set()
-    assert set(loss.contract.options) == settings - unvaried
+    assert set(loss.contract.options) == settings
     for key, option in loss.contract.options.items():
         assert len(option.values) >= 2
         for value in option.values:
