@@ -36,7 +36,7 @@ from loss_conformance.subject.subject import Subject
 
 __all__ = ["Bench"]
 
-FURTHER_SEEDS: Final = 3
+SEEDS_DRAWN_ON: Final = 3
 CASES_OF_A_SEED: Final = 6
 """How many other seeds are drawn from when a run's own cases were not enough to see something, and plans of each."""
 
@@ -260,7 +260,7 @@ class Bench:
 
     def further_cases(self, situations: tuple[str, ...]) -> Iterator[tuple[Case, Evaluation]]:
         """Yield cases of these situations that the run does not hold: drawn on with other seeds, none of one's own batch."""
-        for further in range(1, FURTHER_SEEDS + 1) if self.own is None else ():
+        for further in range(1, SEEDS_DRAWN_ON + 1) if self.own is None else ():
             pool = draw_pool(CASES_OF_A_SEED, self.seed + further)
             yield from self._evaluated(plan for situation in situations for plan in pool[situation])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.perturb import shares
 from loss_conformance.evaluation import Evaluation
 
 __all__ = ["computes_in_float64"]
@@ -51,9 +52,7 @@ def _reacts(case: Case, key: str, base: Evaluation, evaluate: Callable[[Case], E
 
 
 def _nudged(x: Tensor, size: float) -> Tensor:
-    # By another share for each entry: a common factor or shift is invisible to many losses.
-    share = torch.cos(torch.arange(x.numel(), dtype=x.dtype)).reshape(x.shape)
-    return x * (1 + size * share)
+    return x * (1 + size * shares(x))
 
 
 def _constants(case: Case) -> list[str]:

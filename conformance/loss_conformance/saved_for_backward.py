@@ -54,8 +54,10 @@ def graphs_kept(call: Callable[[], Any]) -> list[bool]:
             result = call()
         del result
         saved.append(ours)
-    alive = [any(handle() is not None for handle in ours) for ours in saved]
-    if any(alive):
+    if any(_alive(saved)):
         gc.collect()  # a cycle of Python objects holds a graph without keeping it
-        alive = [any(handle() is not None for handle in ours) for ours in saved]
-    return alive
+    return _alive(saved)
+
+
+def _alive(saved: list[list[weakref.ref[_Saved]]]) -> list[bool]:
+    return [any(handle() is not None for handle in ours) for ours in saved]

@@ -7,7 +7,12 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 
-__all__ = ["perturbed", "shifted"]
+__all__ = ["perturbed", "shares", "shifted"]
+
+
+def shares(x: Tensor) -> Tensor:
+    """Return a number in [-1, 1] for each entry of ``x``, all of them different: many losses ignore a common shift or factor."""
+    return torch.cos(torch.arange(x.numel(), dtype=x.dtype)).reshape(x.shape)
 
 
 def perturbed(case: Case, seed: int, eps: float) -> Case:

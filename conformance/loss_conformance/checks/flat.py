@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isinf
+
 import torch
 
 from loss_conformance.cases.case import Case
@@ -26,7 +28,9 @@ __all__ = ["flat_between_bounds"]
     applies=lambda trial: _both_bounds(trial),
 )
 def flat_between_bounds(trial: Trial) -> None:
-    low, high = (float(trial.facts.contract.lower_bound or 0.0), float(trial.facts.contract.upper_bound or 0.0))
+    low, high = trial.facts.contract.lower_bound, trial.facts.contract.upper_bound
+    assert low is not None
+    assert high is not None
     parts = _parts(trial)
     if not parts:
         raise NotExercised("no row is trained on in this case")
@@ -54,6 +58,6 @@ def _parts(trial: Trial) -> list[tuple[str, Case]]:
 def _both_bounds(trial: Trial) -> str | None:
     promised = all(trial.facts.promised(fact) for fact in ("lower_bound", "upper_bound"))
     bounds = trial.facts.contract.lower_bound, trial.facts.contract.upper_bound
-    if not promised or any(bound is None or abs(bound) == float("inf") for bound in bounds):
+    if not promised or any(bound is None or isinf(bound) for bound in bounds):
         return "it promises no finite bounds on both sides"
     return None

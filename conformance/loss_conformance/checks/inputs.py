@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.perturb import shares
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.evaluation import Evaluation
@@ -75,8 +75,7 @@ def _moves(trial: Trial, slot: Slot, cases: Iterable[tuple[Case, Evaluation]]) -
 
 def _others(slot: Slot, tensor: Tensor) -> Iterator[Tensor]:
     """Yield other contents: a small step, and what a ranking, a threshold or a hinge feels who do not feel that."""
-    # By another amount for each entry: many losses ignore a common shift or factor on purpose.
-    step = 0.05 * (1.0 + torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape))
+    step = 0.05 * (1.0 + shares(tensor))
     yield tensor - step
     if slot.role != "probabilities":
         yield tensor.amax() + tensor.amin() - tensor

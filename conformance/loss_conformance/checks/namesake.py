@@ -12,7 +12,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.conventions import conventions
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
-from loss_conformance.facts.namesakes import namesakes
+from loss_conformance.facts.namesakes import is_reference, namesakes
 from loss_conformance.report.numbers import number
 from loss_conformance.subject.subject import TargetError
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -28,6 +28,8 @@ COUNTS: Final = 5
 def _bears_a_name(trial: Trial) -> str | None:
     if trial.bench.comparison is not None:
         return "it is compared with a baseline"
+    if is_reference(trial.bench.subject.loss):
+        return "it is a reference itself, or a variation of one"
     return None if namesakes(trial.bench.subject) else "its name is that of no reference loss"
 
 
@@ -97,8 +99,7 @@ class _SideBySide:
 
     def __init__(self, trial: Trial, name: str) -> None:
         self.comparison = trial.bench.compared_with(name)
-        self.reference = registry.get(name)
-        self.settings = trial.bench.subject.settings
+        self.losses = list(conventions(registry.get(name), trial.bench.subject.settings))
         trials = [Trial(trial.bench, case) for case, _ in trial.bench.cases_of(OVER, 2) if _is_ordinary(case)]
         self.fed = [(each, _one_advantage_per_row(self.comparison.common(each))) for each in trials]
         self.ours = [self.comparison.ours(each, common) for each, common in self.fed]
@@ -109,7 +110,7 @@ class _SideBySide:
         """Yield every convention of the reference that can be asked; none when it needs what the loss does not read."""
         if not self.fed or self.comparison.lacks(self.fed[0][0]):
             return
-        for loss in conventions(self.reference, self.settings):
+        for loss in self.losses:
             first = self._answer(0, loss)
             if first is None:
                 continue
@@ -133,9 +134,7 @@ class _SideBySide:
             moved = common.with_tensors({slot.key: common.tensors[slot.key] * 0.75})
             if not any(trial.moves(self.ours[0], self.comparison.ours(trial, moved))):
                 continue
-            if not any(
-                self._follows(trial, common, moved, loss) for loss in conventions(self.reference, self.settings)
-            ):
+            if not any(self._follows(trial, common, moved, loss) for loss in self.losses):
                 raise NotExercised(
                     f"it follows {slot.key}, which {self.comparison.name} does not: a loss of more parts"
                 )
@@ -176,25 +175,23 @@ def _factor(answers: list[_Answer]) -> tuple[int, int] | None:
 
 
 def _agrees(answer: _Answer, i: int, j: int) -> bool:
-    counts = _counts(answer.trial.case)
-    wanted = answer.wanted.value * counts[i] / counts[j]
+    wanted = answer.wanted.value * _ratio(answer.trial.case, i, j)
     return bool((answer.got.value - wanted).abs() <= answer.trial.value_tolerance(answer.got).bound)
 
 
-def _counts(case: Case) -> tuple[float, ...]:
-    """Return what terms may be divided by: 1, rows, entries, trained tokens, present rows."""
+def _ratio(case: Case, i: int, j: int) -> float:
+    """Return the ratio of two counts that terms may be divided by: 1, rows, entries, trained tokens, present rows."""
     slot = next((slot for slot in case.slots() if slot.trainable), case.slots()[0])
     sizes = [size for size, letter in zip(case.tensor(slot).shape, slot.shape, strict=True) if letter not in ("V", "D")]
     counts = (1, sizes[0] if sizes else 1, prod(sizes), float(case.weight.sum()), float((case.rows != 0).sum()))
-    return tuple(max(float(count), 1.0) for count in counts)
+    return max(float(counts[i]), 1.0) / max(float(counts[j]), 1.0)
 
 
 def _broken_gradient(convention: _Convention) -> Broken | None:
     assert convention.factor is not None
-    i, j = convention.factor
     for answer in convention.answers:
-        counts = _counts(answer.trial.case)
-        wanted = {key: g * counts[i] / counts[j] for key, g in answer.wanted.gradients.items()}
+        ratio = _ratio(answer.trial.case, *convention.factor)
+        wanted = {key: g * ratio for key, g in answer.wanted.gradients.items()}
         try:
             answer.trial.require_gradients(answer.got.gradients, wanted, "compared with its namesake", guessed=True)
         except Broken as broken:

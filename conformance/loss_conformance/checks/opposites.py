@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.perturb import shares
 from loss_conformance.cases.token_grid import LOGPROBS, of_tokens
 from loss_conformance.checks.registry import check
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -100,5 +101,4 @@ def _moved_apart(case: Case, side: str) -> tuple[dict[str, Tensor], dict[str, Te
 
 def _room(logprobs: Tensor) -> Tensor:
     """Return by how much log-probabilities may rise and stay below 0, by another amount for each."""
-    share = 0.25 * (1.0 + torch.cos(torch.arange(logprobs.numel(), dtype=logprobs.dtype)).reshape(logprobs.shape))
-    return share * logprobs.abs()
+    return 0.25 * (1.0 + shares(logprobs)) * logprobs.abs()

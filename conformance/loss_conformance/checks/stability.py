@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from loss_conformance.cases.perturb import perturbed
+from loss_conformance.cases.perturb import perturbed, shares
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
@@ -117,5 +117,4 @@ def _moved_by(trial: Trial, steps: dict[str, Tensor], share: float) -> float:
 
 
 def _small_step(x: Tensor) -> Tensor:
-    share = torch.cos(torch.arange(x.numel(), dtype=x.dtype)).reshape(x.shape)
-    return torch.where(torch.isfinite(x), x * share * STEP, torch.zeros_like(x))
+    return torch.where(torch.isfinite(x), x * shares(x) * STEP, torch.zeros_like(x))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.perturb import shares
 from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.cases.transform import other_content
@@ -76,9 +77,7 @@ def measure_coupling(schema: Schema, evaluate: Callable[[Case], Evaluation]) -> 
 
 
 def _a_little(slot: Slot, tensor: Tensor) -> Tensor:
-    # By another share for each entry: a common factor is nothing to what is divided by its length.
-    share = torch.cos(torch.arange(tensor.numel(), dtype=tensor.dtype)).reshape(tensor.shape)
-    return tensor * (1 + 1e-3 * share)
+    return tensor * (1 + 1e-3 * shares(tensor))
 
 
 def _influence(

@@ -8,7 +8,7 @@ from typing import Any, Final
 from loss_conformance.subject.subject import Subject
 from loss_reference.registry import registry
 
-__all__ = ["namesakes"]
+__all__ = ["is_reference", "namesakes"]
 
 _ALSO_CALLED: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("crossentropy", "ce", "sft"), ("nll", "label_smoothed_ce")),
@@ -76,7 +76,7 @@ def namesakes(subject: Subject) -> tuple[str, ...]:
     """
     import loss_reference  # noqa: F401 - its import registers every loss
 
-    if _is_reference(subject.loss):
+    if is_reference(subject.loss):
         return ()
     words = _words(_own_name(subject))
     if _OF_PARTS & set(words):
@@ -98,7 +98,7 @@ def _table() -> dict[str, tuple[str, ...]]:
     return {name: found for name, found in {**registered, **_ALSO_CALLED}.items() if name not in _AMBIGUOUS}
 
 
-def _is_reference(loss: Any) -> bool:
+def is_reference(loss: Any) -> bool:
     """Return whether the loss is one of the references, or a variation of one that says so by subclassing it."""
     classes = set(registry.registry.values())
     return any(cls in classes for cls in type(loss).__mro__)

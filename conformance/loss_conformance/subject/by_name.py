@@ -198,7 +198,7 @@ def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: 
     """Return the schema without the ignored label where the loss refuses it, or does not read its labels at all."""
     if not any(slot.ignore is not None for slot in schema.slots):
         return schema
-    plain = replace(schema, slots=tuple(replace(slot, ignore=None) for slot in schema.slots))
+    plain = _every_label_counts(schema)
     ignoring = probe(call, loss, schema, _SOME_IGNORED)
     if ignoring.value is not None:
         every = probe(call, loss, plain, _SOME_IGNORED)
@@ -208,9 +208,12 @@ def _without_refused_label(call: Callable[[Any, Case], Any], loss: Any, schema: 
 
 def _knows_its_ignored_label(call: Callable[[Any, Case], Any], loss: Any, schema: Schema) -> bool:
     """Return whether a loss takes tokens with an ignored label among them, is not finite then, and is without."""
-    plain = replace(schema, slots=tuple(replace(slot, ignore=None) for slot in schema.slots))
     ignoring = any(slot.ignore is not None and slot.token_axis is not None for slot in schema.slots)
-    return ignoring and probe(call, loss, plain).fit is Fit.GOOD
+    return ignoring and probe(call, loss, _every_label_counts(schema)).fit is Fit.GOOD
+
+
+def _every_label_counts(schema: Schema) -> Schema:
+    return replace(schema, slots=tuple(replace(slot, ignore=None) for slot in schema.slots))
 
 
 def _declined(outcome: Probe) -> bool:
