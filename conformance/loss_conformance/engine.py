@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import cycle
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from loss_conformance.cases.pool import draw_pool, smallest_plan
 from loss_conformance.checks.registry import Check, Severity, every_check
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.exercise import exercise_warnings
-from loss_conformance.guard import ForeignExit, TimeLimit, contained, out_of_memory
+from loss_conformance.guard import ForeignExit, Limited, TimeLimit, contained, out_of_memory, sheltered
 from loss_conformance.profile import profile_named
 from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.subject.subject import Subject
@@ -71,6 +71,7 @@ class Engine:
         self._verdicts: dict[str, Verdict] = {}
         self._unfeedable: CannotFeed | None = None
         self._seconds = self.profile.seconds
+        self._limited: Limited = partial(contained, seed=seed)
         self.watch: Watch = unwatched
 
     @property
@@ -113,7 +114,7 @@ class Engine:
 
     def _open_bench(self) -> Bench:
         try:
-            with self._contained(FIRST_CONTACT, self._seconds):
+            with self.watch(FIRST_CONTACT, self._seconds), contained(self._seconds, self.seed):
                 bench = Bench(self.subject, self.seed, self.example() if self.example is not None else None)
                 bench.pool = self.pool
                 bench.options(device=self.device, baseline=self.baseline, profile=self.profile.name)
@@ -161,7 +162,7 @@ class Engine:
     def warnings(self) -> tuple[str, ...]:
         """Return what a reader of a green run must know: how little of the loss its cases may have exercised."""
         try:
-            with self._contained(FIRST_CONTACT, self._seconds):
+            with self.watch(FIRST_CONTACT, self._seconds), contained(self._seconds, self.seed):
                 return exercise_warnings(self.bench)
         except (TimeLimit, ForeignExit, MemoryError) as stopped:
             return (f"how much was exercised is not known: {stopped}",)
@@ -212,6 +213,10 @@ class Engine:
         return verdict
 
     def _try_cases(self, check: Check) -> Verdict:
+        with sheltered(self.seed) as self._limited:
+            return self._tried(check)
+
+    def _tried(self, check: Check) -> Verdict:
         if self.bench.own is not None and not check.own_batch:
             return Verdict(check.name, check.group, Status.NOT_APPLICABLE, reason="it needs batches drawn for it")
         tried, reasons = 0, []
@@ -249,15 +254,11 @@ class Engine:
         """Return the case of an attempt in words."""
         return describe_case(self._case(attempt), self.seed, steps)
 
-    @contextlib.contextmanager
-    def _contained(self, attempt: Attempt, seconds: float) -> Iterator[None]:
-        with self.watch(attempt, seconds), contained(seconds, self.seed):
-            yield
-
     def _once(self, check: Check, attempt: Attempt) -> Broken | str | None:
         """Return why the law does not apply, how it is broken, or ``None`` when it holds."""
         try:
-            with self._contained(attempt, self._limit()):
+            seconds = self._limit()
+            with self.watch(attempt, seconds), self._limited(seconds):
                 trial = Trial(self.bench, self._case(attempt))
                 inapplicable = check.applies(trial)
                 if inapplicable is not None:

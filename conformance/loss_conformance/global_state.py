@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
@@ -13,7 +13,14 @@ import torch
 from loss_conformance.torch_functions import functions_kept, look_again
 from loss_conformance.watched_state import FUNCTIONS, WATCHED
 
-__all__ = ["changed_state", "global_state", "random_numbers_from", "restored_global_state"]
+__all__ = [
+    "changed_state",
+    "global_state",
+    "global_state_of_now",
+    "random_numbers_from",
+    "restart_random_numbers",
+    "restored_global_state",
+]
 
 
 def global_state() -> dict[str, Any]:
@@ -57,9 +64,7 @@ def _difference(name: str, old: Any, new: Any) -> str:
 def random_numbers_from(seed: int) -> Iterator[None]:
     """Start every random generator of the process at ``seed``, and put it back where it was."""
     state, torch_state, numpy_state = random.getstate(), torch.get_rng_state(), numpy.random.get_state()
-    random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    numpy.random.seed(seed % 2**32)
+    restart_random_numbers(seed)
     try:
         yield
     finally:
@@ -68,17 +73,34 @@ def random_numbers_from(seed: int) -> Iterator[None]:
         numpy.random.set_state(numpy_state)
 
 
+def restart_random_numbers(seed: int) -> None:
+    """Start every random generator of the process at ``seed``."""
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    numpy.random.seed(seed % 2**32)
+
+
 @contextlib.contextmanager
-def restored_global_state(seed: int = 0) -> Iterator[None]:
-    """Run the body, with random numbers from ``seed``, and put every watched piece of state back as it was."""
-    before = {name: read() for name, (read, _) in WATCHED.items()}
+def restored_global_state() -> Iterator[None]:
+    """Run the body, and put random numbers and every watched piece of state back as they were."""
     look_again()
+    put_back = global_state_of_now()
     try:
         # Functions first: some of them put the rest back.
-        with functions_kept(), random_numbers_from(seed):
+        with functions_kept(), random_numbers_from(0):
             yield
     finally:
-        for name, (read, put_back) in WATCHED.items():
+        put_back()
+
+
+def global_state_of_now() -> Callable[[], None]:
+    """Return what puts every watched piece of state, random numbers left out, back as it is now."""
+    before = {name: read() for name, (read, _) in WATCHED.items()}
+
+    def put_back() -> None:
+        for name, (read, write) in WATCHED.items():
             # Only what changed is put back: some of these setters import half of torch the first time.
             if read() != before[name]:
-                put_back(before[name])
+                write(before[name])
+
+    return put_back

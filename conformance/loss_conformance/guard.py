@@ -7,17 +7,20 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from types import FrameType
 from typing import Final
 
 import torch
 
-from loss_conformance.global_state import restored_global_state
+from loss_conformance.global_state import global_state_of_now, restart_random_numbers, restored_global_state
 from loss_conformance.starvation import seconds_starved
 
-__all__ = ["MEMORY_BUDGET", "ForeignExit", "TimeLimit", "contained", "out_of_memory"]
+__all__ = ["MEMORY_BUDGET", "ForeignExit", "Limited", "TimeLimit", "contained", "out_of_memory", "sheltered"]
+
+Limited = Callable[[float], contextlib.AbstractContextManager[None]]
+"""Runs one attempt within so many seconds."""
 
 MEMORY_BUDGET: Final = 4 * 1024**3
 """Bytes of address space a check may add to what the process holds already."""
@@ -35,39 +38,63 @@ class ForeignExit(Exception):
 
 @contextlib.contextmanager
 def contained(seconds: float, seed: int = 0) -> Iterator[None]:
-    """Run the body within ``seconds`` and ``MEMORY_BUDGET``, its output and warnings kept away from the user's terminal.
-
-    Seconds in which it waits for a processor that others hold do not count.
-
-    Random numbers start at ``seed``: what a loss draws depends on nothing that ran before. Global state (random
-    generators, default dtype, grad mode, thread count, working directory, ...) is put back.
+    """Run the body as one attempt of its own: ``sheltered``, and within ``seconds``.
 
     Raises:
         TimeLimit: it took longer.
         ForeignExit: it called ``sys.exit``, or raised what is no ``Exception``.
     """
+    with sheltered(seed) as limited, limited(seconds):
+        yield
+
+
+@contextlib.contextmanager
+def sheltered(seed: int = 0) -> Iterator[Limited]:
+    """Run the body within ``MEMORY_BUDGET``, its output and warnings kept away from the user's terminal.
+
+    Global state (random generators, default dtype, grad mode, thread count, working directory, ...) is put back.
+
+    Yields what runs one attempt after the other within so many seconds, those in which it waits for a processor that
+    others hold not counted. Random numbers start at ``seed`` in each, and state is put back after each: what a loss draws
+    and does depends on nothing that ran before. It raises ``TimeLimit`` and ``ForeignExit``, as ``contained`` does.
+    """
     with (
         open(os.devnull, "w") as silent,
-        restored_global_state(seed),
+        restored_global_state(),
         contextlib.redirect_stdout(silent),
         contextlib.redirect_stderr(silent),
         warnings.catch_warnings(),
         _bounded_memory(),
-        _bounded_time(seconds),
     ):
         warnings.simplefilter("ignore")
         # Cases are tiny: a second thread only waits, and waits busily when other workers want its core.
         torch.set_num_threads(1)
-        try:
-            yield
-        except SystemExit as request:
-            raise ForeignExit(f"it called sys.exit({request.code!r})") from request
-        except (Exception, TimeLimit):
+        put_back = global_state_of_now()
+
+        @contextlib.contextmanager
+        def limited(seconds: float) -> Iterator[None]:
+            restart_random_numbers(seed)
+            try:
+                with _bounded_time(seconds), _no_exit():
+                    yield
+            finally:
+                put_back()
+
+        yield limited
+
+
+@contextlib.contextmanager
+def _no_exit() -> Iterator[None]:
+    try:
+        yield
+    except SystemExit as request:
+        raise ForeignExit(f"it called sys.exit({request.code!r})") from request
+    except (Exception, TimeLimit):
+        raise
+    except BaseException as other:
+        if isinstance(other, KeyboardInterrupt) and not _nobody_interrupts():
             raise
-        except BaseException as other:
-            if isinstance(other, KeyboardInterrupt) and not _nobody_interrupts():
-                raise
-            raise ForeignExit(f"it raised {type(other).__name__}, which ends a program") from other
+        raise ForeignExit(f"it raised {type(other).__name__}, which ends a program") from other
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ __all__ = ["option_effect"]
 
 # Clips and clamps only act far off policy.
 VARIED: Final = ("off_policy", "typical")
+FEW, MANY = 1, 5
+"""Cases of each situation a setting is tried on: most act on the first."""
 WIDER: Final = 8.0
 STRETCHED: Final = ("values", "rewards", "advantages", "logits", "logprobs", "scalar")
 """Roles of constants that may well be larger than they are drawn."""
@@ -38,8 +40,10 @@ def option_effect(trial: Trial) -> None:
         raise NotExercised("an instance cannot be constructed again with other settings")
     settings = _settings(trial)
     _require_inert(trial)
-    answered = _Answered(trial)
-    effects = {name: _effect(answered, name, settings) for name in settings}
+    few, all_cases = _Answered(trial, FEW), _Answered(trial, MANY)
+    effects = {
+        name: _plain_effect(few, all_cases, name, settings) or _effect(all_cases, name, settings) for name in settings
+    }
     for name, effect in effects.items():
         if effect.value_moves and not effect.gradient_moves:
             raise Broken(
@@ -124,14 +128,15 @@ class _Effect:
 
 
 class _Answered:
-    """What the loss answers with some settings changed; the same settings are asked for once.
+    """What the loss answers with some settings changed, on ``each`` cases of a situation; the same are asked for once.
 
     Attributes:
         helpful: settings beside which another one was seen to act; what hides one often hides several.
     """
 
-    def __init__(self, trial: Trial) -> None:
+    def __init__(self, trial: Trial, each: int) -> None:
         self.trial = trial
+        self.each = each
         self.helpful: list[dict[str, Any]] = []
         self._known: dict[str, list[Evaluation] | None] = {}
 
@@ -140,7 +145,7 @@ class _Answered:
         different = {name: changed[name] for name in sorted(changed) if changed[name] != in_force[name]}
         key = repr(different)
         if key not in self._known:
-            self._known[key] = _answers(self.trial, different, lasting=True)
+            self._known[key] = _answers(self.trial, different, self.each, lasting=True)
         return self._known[key]
 
 
@@ -173,14 +178,23 @@ def _widened(case: Case) -> list[Case]:
     return [case.with_tensors(tensors) for tensors in wide if tensors]
 
 
-def _effect(answered: _Answered, name: str, settings: dict[str, list[Any]]) -> _Effect:
+def _plain_effect(few: _Answered, all_cases: _Answered, name: str, settings: dict[str, list[Any]]) -> _Effect | None:
+    """Return what a setting does where a few cases show it, with nothing left to ask of the others."""
+    effect = _effect(few, name, settings)
+    if not effect.gradient_moves or effect.alike or effect.silent or effect.wants_more:
+        return None
+    acts_alone = not effect.beside or _effect(all_cases, name, settings, alone=True).gradient_moves
+    return replace(effect, beside={}) if acts_alone else effect
+
+
+def _effect(answered: _Answered, name: str, settings: dict[str, list[Any]], *, alone: bool = False) -> _Effect:
     """Vary a setting alone, then together with each other one: some act only beside another."""
     effect = _Effect()
     declared = name in answered.trial.facts.contract.options
     if declared:
         # Two words name two behaviours; two numbers may both lie beyond where a clip acts.
         effect.alike = [pair for pair in combinations(settings[name], 2) if all(isinstance(x, str) for x in pair)]
-    for beside in _companions(name, settings, answered.helpful):
+    for beside in [{}] if alone else _companions(name, settings, answered.helpful):
         answers: list[tuple[Any, list[Evaluation]]] = []
         for value in settings[name]:
             got = answered({**beside, name: value})
@@ -218,8 +232,8 @@ def _companions(name: str, settings: dict[str, list[Any]], first: list[dict[str,
             yield beside
 
 
-def _answers(trial: Trial, changed: dict[str, Any], *, lasting: bool = False) -> list[Evaluation] | None:
-    """Return the evaluations of all ordinary cases with these settings; none when they are not legal together.
+def _answers(trial: Trial, changed: dict[str, Any], each: int, *, lasting: bool = False) -> list[Evaluation] | None:
+    """Return the evaluations of ``each`` ordinary cases with these settings; none when they are not legal together.
 
     ``None`` when they read a field that those in force do not, so that no case has it: a coefficient of 0 turned up.
     Where the loss remembers, a ``lasting`` object lives through all of them: what it remembers may be what is set.
@@ -231,7 +245,7 @@ def _answers(trial: Trial, changed: dict[str, Any], *, lasting: bool = False) ->
         loss = rebuild(changed)
         lasting = lasting and trial.facts.contract.stateful
         loss = loss.to(trial.bench.dtype) if lasting and isinstance(loss, nn.Module) else loss
-        for case, _ in trial.bench.cases_of(VARIED, 5):
+        for case, _ in trial.bench.cases_of(VARIED, each):
             answers.append(trial.evaluate(case, loss=loss, same_object=lasting))
         return answers
     except (Malformed, ValueError, TypeError, AssertionError):
@@ -254,9 +268,9 @@ def _declares(trial: Trial, name: str, value: Any) -> bool:
 def _require_inert(trial: Trial) -> None:
     """Demand that options declared inert change neither value nor gradient."""
     for name in _inert(trial):
-        base = trial.bench.cases_of(VARIED, 5)
+        base = trial.bench.cases_of(VARIED, MANY)
         for value in trial.facts.contract.options[name].values:
-            for got, (case, wanted) in zip(_answers(trial, {name: value}) or (), base, strict=False):
+            for got, (case, wanted) in zip(_answers(trial, {name: value}, MANY) or (), base, strict=False):
                 # Up to rounding: an option that only orders the work, such as a chunk size, orders the sums as well.
                 Trial(trial.bench, case).require_same(got, wanted, f"{name}={value!r}, declared inert")
 
