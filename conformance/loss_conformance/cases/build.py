@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.label_values import BINARY, with_ignored
+from loss_conformance.cases.label_values import BINARY, BOOLEAN, with_ignored
 from loss_conformance.cases.masks import row_weights, token_mask
 from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import BATCH, Schema, Slot
@@ -62,6 +62,6 @@ def _fill(slot: Slot, world: World) -> Tensor:
         tensor = tensor.unsqueeze(-1)  # a head with one output
     if slot.ignore is not None:
         tensor = with_ignored(tensor, slot, world)
-    if slot.role == "mask" and slot.integer:
+    if slot.kind == BOOLEAN or (slot.role == "mask" and slot.integer):
         return tensor.bool()
     return tensor if slot.integer else tensor.to(torch.float32).to(torch.float64)

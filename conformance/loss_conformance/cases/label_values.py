@@ -13,10 +13,13 @@ from loss_conformance.cases.slot import Schema, Slot
 if TYPE_CHECKING:
     from loss_conformance.cases.values import World
 
-__all__ = ["BINARY", "MULTILABEL", "binary_value", "label_value", "with_ignored"]
+__all__ = ["BINARY", "BOOLEAN", "MULTILABEL", "binary_value", "label_value", "with_ignored"]
 
 BINARY = "binary_targets"
 """Kind of floating-point targets that are exactly 0 or 1."""
+
+BOOLEAN = "boolean_labels"
+"""Kind of labels of two classes that arrive as truth values."""
 
 MULTILABEL = "multilabel_targets"
 """Kind of [B, V] class ids of which the ones before the first -1 count, as ``MultiLabelMarginLoss`` wants them."""

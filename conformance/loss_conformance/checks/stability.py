@@ -7,6 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from loss_conformance.cases.off_ties import off_ties
 from loss_conformance.cases.perturb import perturbed, shares
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
@@ -21,6 +22,7 @@ PERTURBATIONS: Final = 3
 STEP: Final = 2.0**-11
 COARSE: Final = 0.5
 FINER: Final = 8.0
+FAR_SMALLER: Final = 64.0
 
 
 @check(
@@ -86,28 +88,41 @@ def _require(
     own_batch=True,
 )
 def no_half_precision_inside(trial: Trial) -> None:
-    base = trial.finite_base
-    steps = {
-        slot.key: _small_step(trial.case.tensor(slot)) for slot in trial.case.slots() if slot.key in base.gradients
-    }
-    predicted = {key: torch.nan_to_num(base.gradients[key] * step) for key, step in steps.items()}
-    size = sum(float(p.abs().sum()) for p in predicted.values())
+    steps, expected, size = _predicted(trial)
     if size <= 1e-6:
         raise NotExercised("the gradient is too small to tell")
-    expected = sum(float(p.sum()) for p in predicted.values())
     difference = _moved_by(trial, steps, 1.0)
     if abs(difference - expected) > COARSE * size:
         if abs(FINER * _moved_by(trial, steps, 1 / FINER) - difference) < COARSE * abs(difference):
             # Steps of half precision are of one size; what follows a smaller step in proportion is smooth.
             raise NotExercised("L is smooth and its gradient another one, which is finite_difference's to say")
+        if _follows_beside(trial):
+            raise NotExercised("L jumps where two numbers change places, and follows its gradient beside that")
         raise Broken(
             f"L moves by {number(difference)}",
             f"by {number(expected)}",
             changed=f"every trained number by up to {STEP:.1e} of itself",
             tolerance=f"{COARSE * size:.1e} (half of what the parts of the step amount to)",
-            # A selection by rank or threshold may legitimately jump.
             guessed=trial.foreign or not trial.facts.any_promised,
         )
+
+
+def _predicted(trial: Trial) -> tuple[dict[str, Tensor], float, float]:
+    """Return a small step of every trained number, by how much L should move, and what the parts of that amount to."""
+    gradients = trial.finite_base.gradients
+    steps = {slot.key: _small_step(trial.case.tensor(slot)) for slot in trial.case.slots() if slot.key in gradients}
+    parts = [torch.nan_to_num(gradients[key] * step) for key, step in steps.items()]
+    return steps, sum(float(part.sum()) for part in parts), sum(float(part.abs().sum()) for part in parts)
+
+
+def _follows_beside(trial: Trial) -> bool:
+    """Return whether L follows a far smaller step off all ties: half precision does not feel it, a selection does not jump."""
+    beside = Trial(trial.bench, off_ties(trial.case))
+    steps, _, size = _predicted(beside)
+    uphill = {key: step.abs() * beside.base.gradients[key].sign() for key, step in steps.items()}
+    rises = FAR_SMALLER * _moved_by(beside, uphill, 1 / FAR_SMALLER)
+    rounding = FAR_SMALLER * EPS * (1.0 + float(beside.base.value.abs()))
+    return rounding < COARSE * size and abs(rises - size) <= COARSE * size
 
 
 def _moved_by(trial: Trial, steps: dict[str, Tensor], share: float) -> float:

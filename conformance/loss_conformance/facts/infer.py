@@ -12,6 +12,7 @@ __all__ = ["infer"]
 
 # In this order: the first rule whose inputs are all read decides the family.
 _FAMILY_RULES: Final = (
+    ("auxiliary", ({"router"}, {"router_probabilities"})),
     ("policy_gradient", ({"batch.advantages"},)),
     ("value", ({"model_outputs.values", "batch.returns"}, {"model_outputs.values", "batch.values"})),
     ("distillation", ({"batch.teacher_logits"}, {"batch.teacher_topk_logits"})),
@@ -70,6 +71,8 @@ def infer(schema: Schema, known: Facts, coupling: Coupling = Coupling.UNKNOWN) -
         facts["coupled"] = (True, f"measured: {coupling}")
     elif coupling.across and any(slot.role == "embeddings" and slot.trainable for slot in schema.slots):
         facts["coupled"] = (True, f"it compares embeddings; measured: {coupling}")
+    elif coupling.across and family == "auxiliary":
+        facts["coupled"] = (True, f"the load of experts is that of the whole batch; measured: {coupling}")
     elif coupling in _COMPARES and family == "policy_gradient" and "batch.rewards" in kinds:
         facts["coupled"] = (True, f"a baseline comes from the rewards of the batch; measured: {coupling}")
     return facts
@@ -83,6 +86,13 @@ def _family(kinds: set[str], coupling: Coupling) -> tuple[str | None, str]:
                 of_rows = not any(kind.startswith("pair.") for kind in rule)
                 if family == "preference" and of_rows and coupling is Coupling.NONE and not _UNPAIRED & kinds:
                     return None, ""  # it compares with a reference, and no row with another
+                if (
+                    family == "preference"
+                    and of_rows
+                    and coupling is Coupling.NONE
+                    and _UNPAIRED & kinds == {"batch.rewards"}
+                ):
+                    break  # rewards of single answers, beside a penalty for leaving the reference
                 if family == "policy_gradient" and coupling.paired and "batch.advantages" not in kinds:
                     break  # a preference loss that is told how much better one answer is
                 if family == "supervised" and coupling.paired:

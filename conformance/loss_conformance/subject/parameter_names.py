@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from loss_conformance.subject.sibling_names import meaning_beside
 from loss_reference.names import nearest_name
 
 __all__ = ["SIZES", "TRAINABLE", "loose_meaning", "meaning_of", "meanings_of", "nearest_known"]
@@ -19,13 +20,33 @@ _FILLER_MORE: Final = {"completion", "completions", "all", "batch", "input", "in
 
 # Whole names, after `canonical`, and what they mean.
 _WORDS: Final[dict[str, str]] = {
-    "advantages": "advantages adv advs advantage gae",
+    "advantages": "advantages adv advs advantage gae adv_t a_t",
     "returns": "returns return ret rets value_target value_targets target_value target_values values_target",
-    "old_values": "old_values old_value phi_old_values prev_values values_old value_old",
+    "old_values": "old_values old_value phi_old_values prev_values values_old value_old baseline baselines",
     "values": "values value vpreds vpred value_preds value_pred predicted_values new_values phi_values critic_values",
     "entropy": "entropy entropies per_token_entropy token_entropy",
-    "rewards": "rewards reward reward_scores",
+    "rewards": "rewards reward reward_scores sequence_rewards seq_rewards episode_rewards outcome_rewards",
+    "negative_loglikelihood": "policy_nll_loss nll_loss nll sft_loss chosen_nll_loss",
     "rows_mask": "sample_mask row_mask rows_mask seq_mask sequence_mask sample_weights loss_multiplier",
+    "row_weights": "sample_weight example_weight example_weights instance_weights",
+    "ratio": "ratio ratios importance_ratio importance_ratios importance_weights is_ratio prob_ratio",
+    "log_ratio": "log_ratio log_ratios logratio logratios",
+    "token_weights": "rollout_is_weights is_weights vllm_is_ratio importance_sampling_ratio tis_weights",
+    "difference": "pi_logratios pi_logratio policy_logratios model_logratios",
+    "reference_difference": "ref_logratios ref_logratio reference_logratios",
+    "desirable": "labels_desirable is_desirable desirable kto_labels is_chosen binary_labels",
+    "pair_ids": "yw_idxs yl_idxs yw_ids yl_ids chosen_idxs rejected_idxs chosen_idx rejected_idx",
+    "router": "router_logits gate_logits gating_logits routing_logits router_scores",
+    "router_probabilities": "router_probs gate_probs gating_probs routing_probs router_probabilities",
+    "experts": "expert_indices expert_index selected_experts expert_ids topk_experts top_k_experts",
+    "expert_mask": "expert_mask expert_one_hot dispatch_mask",
+    "action_values": "q_values q_pred q_preds current_q current_q_values q_value",
+    "next_action_values": "next_q_values target_next_q_values next_q",
+    "dones": "dones done terminals terminated",
+    "snr": "snr snrs",
+    "timesteps": "timesteps timestep",
+    "input_lengths": "input_lengths",
+    "target_lengths": "target_lengths",
     "input_ids": "input_ids token_ids action_ids response_ids",
     "margin": "margin margins",
     "student": "student_logits student_logit logits_student s_logits logits_s y_s student student_outputs outputs_student",
@@ -36,15 +57,17 @@ _WORDS: Final[dict[str, str]] = {
     "embedding": "anchor anchors positive positives negative negatives query queries key keys pos neg features embeddings "
     "embedding feats x1 x2 input1 input2 z1 z2 z_i z_j zis zjs emb1 emb2 emb_i emb_j output1 output2 image_features "
     "text_features image_embeds text_embeds image_embeddings text_embeddings positive_key positive_keys negative_key "
-    "negative_keys x_features y_features anchor_embeddings query_embeddings key_embeddings z",
+    "negative_keys x_features y_features anchor_embeddings query_embeddings key_embeddings z documents passages document "
+    "passage captions caption texts",
     "scale": "logit_scale inverse_temperature",
     "bias": "logit_bias",
     "probabilities": "probs prob probabilities probability p",
     "prediction": "input inputs inp logits logit pred preds prediction predictions output outputs y_pred y_preds y_hat yhat "
     "score scores x out estimate forecast recon reconstruction model_output predicted student_output img image images "
-    "noise_pred pred_noise",
+    "noise_pred pred_noise model_pred model_out eps_pred eps_theta v_pred velocity_pred unet_output",
     "target": "target targets label labels y y_true gt ground_truth truth tgt class_labels true actual gold y_target "
-    "target_labels",
+    "target_labels target_q target_q_values q_target q_targets td_target td_targets start_positions end_positions "
+    "noise_target velocity_target target_ids target_tokens label_ids",
 }
 _MEANINGS: Final = {name: meaning for meaning, names in _WORDS.items() for name in names.split()}
 
@@ -67,6 +90,8 @@ _SAID: Final = {
         "hat",
         "output",
         "outputs",
+        "score",
+        "scores",
     },
     "target": {"target", "targets", "label", "labels", "gt", "true", "truth", "tgt"},
     "embedding": {"embedding", "embeddings", "embeds", "emb", "embs"},
@@ -109,11 +134,31 @@ _COUNTED: Final = {
     *("boxes", "masks", "items", "tokens", "toks", "seqs", "sequences", "samples", "pairs", "instances", "objects"),
     *("elements", "valid", "examples", "positives"),
 }
-_BETTER: Final = {"chosen", "pos", "positive"}
-_WORSE: Final = {"rejected", "neg", "negative"}
+_CHOSEN: Final = {"chosen", "preferred", "winner", "winning", "win", "yw", "accepted"}
+_REJECTED: Final = {"rejected", "reject", "dispreferred", "unpreferred", "loser", "losing", "lose", "yl"}
+_BETTER: Final = {*_CHOSEN, "pos", "positive", "w"}
+_WORSE: Final = {*_REJECTED, "neg", "negative", "l"}
 _SCORED: Final = {"logit", "logits", "score", "scores", "pred", "preds", "rewards", "reward"}
 
+_JUDGED: Final = {
+    "d",
+    "disc",
+    "discriminator",
+    "critic",
+    "logit",
+    "logits",
+    "score",
+    "scores",
+    "pred",
+    "preds",
+    "validity",
+}
+_EMBEDDED_THINGS: Final = {
+    *("anchor", "pos", "positive", "neg", "negative", "query", "key", "doc", "document", "passage", "item", "user"),
+    *("image", "text", "audio", "video", "sentence", "source"),
+}
 _HIDDEN: Final = {"hidden", "hiddens", "feature", "features", "feat", "feats", "rep", "reps", *_SAID["embedding"]}
+_BETWEEN_ROWS: Final = {"image", "text", "similarity", "sim"}
 _ROUTING: Final = {"router", "gate", "gating", "gates"}
 # Settings, and outputs with axes of their own.
 _NO_SCORES: Final = {
@@ -131,6 +176,8 @@ TRAINABLE: Final = frozenset(
     {
         *("logprobs", "values", "entropy", "student", "student_probabilities", "student_logprobs", "embedding"),
         *("scale", "bias", "probabilities", "prediction", "pair.policy_chosen_logps", "pair.policy_rejected_logps"),
+        *("ratio", "log_ratio", "difference", "router", "router_probabilities", "judgement", "mean", "deviation"),
+        *("log_deviation", "action_values", "hidden", "head", "negative_loglikelihood"),
         *("pair.policy_other_logps", "pair.chosen_rewards", "pair.rejected_rewards"),
     }
 )
@@ -144,7 +191,7 @@ SIZES: Final = dict.fromkeys(("vocab_size", "num_classes", "n_classes", "num_lab
 def meanings_of(parameters: Iterable[str]) -> dict[str, str | None]:
     """Return what each parameter means beside the others: of two kinds of values, those called so are the old ones."""
     names = list(parameters)
-    found = {name: meaning_of(name) or loose_meaning(name, names) for name in names}
+    found = {name: meaning_beside(name, names) or meaning_of(name) or loose_meaning(name, names) for name in names}
     if "target" in found.values():
         # What a label points at may be a row of another embedding than its own.
         found |= {p: None for p, meaning in found.items() if meaning == "embedding" and meaning_of(p) is None}
@@ -173,8 +220,12 @@ def meaning_of(parameter: str) -> str | None:
     words = set(name.split("_"))
     if (words & {"mask", "masks"} or name.endswith("mask")) and not words & _HOW_MANY:
         return "token_mask"
-    if words & {"chosen", "rejected", "reject"}:
+    if words & (_CHOSEN | _REJECTED) or (words & {"w", "l"} and words & {"logp", "reward", "rewards"}):
         return _of_pair(words)
+    if words & {"real", "fake"} and words & _JUDGED:
+        return "judgement"
+    if words & _SAID["embedding"] and words & _EMBEDDED_THINGS:
+        return "embedding"
     if "logp" in words:
         return _of_logprobs(words)
     return None
@@ -185,20 +236,22 @@ def loose_meaning(parameter: str, beside: Collection[str] = ()) -> str | None:
 
     Args:
         parameter: its name.
-        beside: the names of all required parameters: ``a`` and ``b`` alone are two embeddings.
+        beside: the names of all required parameters.
     """
-    if set(beside) == {"a", "b"}:
-        return "embedding"
+    if (together := meaning_beside(parameter, beside)) is not None:
+        return together
     words = set(_canonical(parameter).split("_"))
     if words & _COUNTED and words & _HOW_MANY:
         return "count"
-    if words & (_BETTER | _WORSE) and words & _SCORED:
+    if words & (_BETTER | _WORSE) and (words & _SCORED or words in ({"r", "w"}, {"r", "l"}, {"chosen"}, {"rejected"})):
         return f"pair.{'chosen' if words & _BETTER else 'rejected'}_rewards"
     if words & {"student", "teacher"}:
         return _of_model(words)
+    if words in ({"weight"}, {"weights"}, {"loss", "weights"}, {"loss", "weight"}):
+        return "entry_weights"
     if words & _OF_ANOTHER_KIND:
         return None
-    if words & {"logits", "logit"} and not words & (_OLD | _REFERENCE | _GENERATION | _ROUTING):
+    if words & {"logits", "logit"} and not words & (_OLD | _REFERENCE | _GENERATION | _ROUTING | _BETWEEN_ROWS):
         return "prediction"
     for meaning, said in _SAID.items():
         if words & said:
@@ -228,10 +281,12 @@ def _canonical(parameter: str) -> str:
 
 
 def _of_pair(words: set[str]) -> str | None:
-    side = "chosen" if "chosen" in words else "rejected"
-    if words & {"reward", "rewards", "score", "scores", "r", "values"}:
+    side = "chosen" if words & _BETTER else "rejected"
+    if words & {"reward", "rewards", "score", "scores", "r", "values", "logratio", "logratios"}:
         return f"pair.{side}_rewards"
-    if "logp" not in words:
+    if words & {"length", "lengths", "len", "lens"}:
+        return f"pair.{side}_lengths"
+    if "logp" not in words and not words & {"policy", *_REFERENCE}:
         return None
     return f"pair.{'reference' if words & _REFERENCE else 'policy'}_{side}_logps"
 

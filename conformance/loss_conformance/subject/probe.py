@@ -25,6 +25,9 @@ PLAN: Final = Plan("typical", "typical", 4, 7, 5, 2, 3, 8, "ragged", "ones", Tru
 """The case readings are tried on: no two sizes are equal, so that a wrong shape cannot broadcast silently."""
 
 
+ROUNDING: Final = 4 * torch.finfo(torch.float32).eps
+
+
 class Fit(IntEnum):
     """How well a loss took its inputs, worst first."""
 
@@ -72,7 +75,9 @@ def probe(call: Callable[[Any, Case], Any], loss: Any, schema: Schema, plan: Pla
     except Exception as error:
         return Probe(Fit.RAISED, error)
     gradients = {key: g for key, g in zip(trained, found, strict=True) if g is not None}
-    moves = any(bool((gradient != 0).any()) for gradient in gradients.values())
+    # What is constant, softmax summed over its own axis, has a gradient of nothing but rounding.
+    rounding = ROUNDING * float(value.detach().abs().sum())
+    moves = any(bool((gradient.abs() > rounding).any()) for gradient in gradients.values())
     fit = Fit.BROKEN if not moves else Fit.ASTRAY if _labels_stray(call, loss, case, gradients) else Fit.GOOD
     return Probe(fit, case=case, gradients=gradients, value=value.detach().sum())
 

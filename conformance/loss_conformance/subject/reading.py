@@ -56,6 +56,8 @@ class Reading:
         if form in self.forms:
             role, shape, facts = self.forms[form]
             return argument(parameter, role, shape, trainable=trainable, **facts)
+        if meaning == "entry_weights" and "target" in self.forms:
+            return argument(parameter, "weights", self.forms["target"][1], shift=self.grid.shift)
         if meaning.startswith("pair."):
             role = "rewards" if meaning.endswith("rewards") else "logprobs"
             return argument(parameter, role, "B", trainable=trainable, kind=meaning)
@@ -84,13 +86,16 @@ _ALONG_TOKENS: Final[dict[str, tuple[str, str]]] = {
     "entropy": ("values", "values"),
     "ratio": ("values", "values"),
     "log_ratio": ("values", "values"),
+    "token_weights": ("weights", "weights"),
+    "row_weights": ("weights", "weights"),
+    "entry_weights": ("weights", "weights"),
     "token_mask": ("mask", "batch.token_mask"),
     "input_ids": ("token_ids", "batch.input_ids"),
     "rows_mask": ("mask", "rows_mask"),
     "rewards": ("rewards", "batch.rewards"),
     "row_advantages": ("advantages", "batch.advantages"),
 }
-_ALWAYS_ROWS: Final = ("rows_mask", "rewards", "row_advantages")
+_ALWAYS_ROWS: Final = ("rows_mask", "row_weights", "rewards", "row_advantages")
 _SCALARS: Final[dict[str, dict[str, Any]]] = {"scale": {"low": 1.0}, "bias": {}}
 _LIMITS: Final[dict[str, dict[str, Any]]] = {"entropy": {"low": 0.0}, "ratio": {"low": 0.0625}}
 _ALWAYSROWS: Final = ("rows_mask", "rewards", "row_advantages")

@@ -9,6 +9,8 @@ from typing import Final
 
 from loss_conformance.cases.slot import Slot
 from loss_conformance.subject.reading import ALIGNED, BINARY_TARGET, PREDICTED, ROWS, Form, Forms, Reading, elementwise
+from loss_conformance.subject.readings_elsewhere import readings_elsewhere
+from loss_conformance.subject.readings_of_preferences import readings_of_judged_rows, readings_of_pairs
 
 __all__ = ["readings"]
 
@@ -51,21 +53,26 @@ def _mask_types(present: set[str]) -> tuple[bool, ...]:
 
 
 def _structures(present: set[str], ignore: int | None, meanings: Mapping[str, str]) -> list[Reading]:
-    if any(meaning.startswith("pair.") for meaning in present):
-        return [Reading("one number per pair [B]", ROWS, {"margin": ("values", "B", {"kind": "pair.margin"})})]
+    if elsewhere := readings_elsewhere(present, ignore):
+        return elsewhere
+    if any(meaning.startswith("pair.") for meaning in present) or present & {"difference", "reference_difference"}:
+        return readings_of_pairs(present)
     if present & {"student", "teacher", "student_probabilities", "teacher_probabilities"}:
         return _distillation(present, ignore)
-    if {"student_logprobs", "teacher_logprobs"} <= present:
+    if {"student_logprobs", "teacher_logprobs"} <= present or present == {"student_logprobs"}:
         return [*_distillation(present, ignore), Reading("one entry per predicted token [B, S-1]", PREDICTED)]
     if present & {"embedding", "teacher_embedding"}:
         return _contrastive(meanings)
+    if "desirable" in present or present == {"logprobs", "reference_logprobs", "target"}:
+        return readings_of_judged_rows()
     if "logprobs" in present and "target" in present and not present & _TOKEN_LEVEL:
         return [_classes("log-probabilities", "logprobs", "logprobs", ignore), *_tokens_of_classes("logprobs", ignore)]
     if present & {"prediction", "target", "probabilities"}:
         return _predictions(present, ignore)
+    pairs: Forms = {"pair_ids": ("pairs", "N", {})}
     return [
         Reading("one entry per predicted token [B, S-1]", PREDICTED),
-        Reading("one entry per row [B]", ROWS),
+        Reading("one entry per row [B]", ROWS, pairs),
     ]
 
 

@@ -56,7 +56,7 @@ def test_no_meaning(name):
         ("teacher_features", "teacher_embedding"),
         ("mix_logits", "prediction"),
         ("pos_logits", "pair.chosen_rewards"),
-        *((name, None) for name in ("teacher_temp", "student_model", "student_views", "router_logits", "old_logits")),
+        *((name, None) for name in ("teacher_temp", "student_model", "student_views", "old_logits")),
     ],
 )
 def test_what_a_required_parameter_most_likely_means(name, meaning):

@@ -1,0 +1,64 @@
+"""Names that say something only beside others: ``p`` and ``q``, ``mu`` and ``logvar``, ``d_real`` and ``d_fake``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+__all__ = ["meaning_beside"]
+
+_EMBEDDED: Final = (
+    *({"a", "b"}, {"a", "p", "n"}, {"q", "k"}, {"q", "d"}, {"u", "v"}, {"h1", "h2"}, {"z_q", "z_e"}, {"user", "item"}),
+    *({"query", "document"}, {"query", "doc"}, {"query", "passage"}, {"query", "positive"}, {"image", "text"}),
+    *({"queries", "docs"}, {"images", "texts"}, {"images", "captions"}, {"quantized", "inputs"}),
+)
+"""Parameters that are embeddings when they stand together."""
+
+_RECONSTRUCTIONS: Final = {"recon_x", "x_recon", "x_hat", "recon", "reconstruction", "reconstructed", "x_rec", "recons"}
+_ORIGINALS: Final = {"x", "inputs", "input", "target", "image", "images", "data", "original"}
+_MEANS: Final = {"mu", "mean", "z_mean", "means", "latent_mean", "q_mean", "mus"}
+_DEVIATIONS: Final[dict[str, str]] = {
+    **dict.fromkeys(("logvar", "log_var", "z_logvar", "z_log_var", "log_variance", "logvars"), "log_deviation"),
+    **dict.fromkeys(("log_std", "logstd", "log_sigma", "log_sigmas", "logsigma"), "log_deviation"),
+    **dict.fromkeys(("var", "variance", "std", "stddev", "sigma", "sigmas"), "deviation"),
+}
+_HIDDEN: Final = {"hidden_states", "hidden_state", "hidden", "last_hidden_state", "last_hidden_states", "_input", "x"}
+_HEADS: Final = {"lm_head_weight", "lm_head", "weight", "output_weight", "linear_weight", "head_weight", "lin_weight"}
+_LABELS: Final = {"labels", "label", "target", "targets", "y", "selected_token_ids", "input_ids"}
+_DISTRIBUTIONS: Final = ({"p", "q"}, {"p_probs", "q_probs"}, {"probs_p", "probs_q"})
+_LOG_DISTRIBUTIONS: Final = ({"log_p", "log_q"}, {"logp", "logq"}, {"p_log", "q_log"})
+_NOISES: Final = {"noise", "eps", "epsilon"}
+_LENGTHS: Final = {"input_lengths", "target_lengths"}
+
+
+def meaning_beside(parameter: str, beside: Collection[str]) -> str | None:
+    """Return what a required parameter means among all required ones, or ``None`` where they say nothing together."""
+    name, names = parameter.lower(), {each.lower() for each in beside}
+    for meaning, found in _together(names):
+        if name in found:
+            return meaning
+    return _DEVIATIONS.get(name) if names & _MEANS else None
+
+
+def _together(names: set[str]) -> list[tuple[str, set[str]]]:
+    """Return the meanings these names have because they stand together, each with its names."""
+    found = [("embedding", each) for each in _EMBEDDED if each <= names and (len(names) == 2 or each != {"a", "b"})]
+    if names & _DEVIATIONS.keys():
+        found.append(("mean", _MEANS))
+    if names & _RECONSTRUCTIONS and names & _ORIGINALS:
+        found += [("prediction", _RECONSTRUCTIONS), ("target", _ORIGINALS - _RECONSTRUCTIONS)]
+    if names & _HIDDEN and names & _HEADS and names & _LABELS:
+        found += [("hidden", _HIDDEN), ("head", _HEADS)]
+    found += [("student_probabilities", each) for each in _DISTRIBUTIONS if each <= names]
+    found += [("student_logprobs", each) for each in _LOG_DISTRIBUTIONS if each <= names]
+    if {"draft_logits", "target_logits"} <= names:
+        found += [("student", {"draft_logits"}), ("teacher", {"target_logits"})]
+    if names & _NOISES and any("pred" in name or "theta" in name for name in names):
+        found += [("target", _NOISES)]
+    if {"labels", "target", "targets"} & names and names >= _LENGTHS:
+        found += [("spelled", {"labels", "target", "targets"})]
+    if any("logit" in name or "score" in name for name in names):
+        found += [("target", {"actions", "action"})]
+    if {"q_values", "q"} & names and {"actions", "action"} & names:
+        found += [("target", {"actions", "action"})]
+    return found
