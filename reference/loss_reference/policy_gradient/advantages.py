@@ -81,10 +81,9 @@ def grpo_advantages(
     require_singleton(singleton)
     same = same_group(r, groups)
     others = same & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
-    left_out = _mean(r, others)
-    b = _mean(r, same) if baseline == "mean" else left_out
+    lead = _mean_lead(r, same if baseline == "mean" else others)
     alone = ~others.any(dim=1)
-    A = torch.where(alone, r if singleton == "reward" else 0.0, r - b)
+    A = torch.where(alone, r if singleton == "reward" else 0.0, lead)
     if scale == "none":
         return A
     members = {"group": same, "leave_one_out": others, "batch": torch.ones_like(same)}[scale]
@@ -130,7 +129,7 @@ def opo_advantages(r: Tensor, lengths: Tensor, groups: Tensor, singleton: Single
     require_singleton(singleton)
     same = same_group(r, groups)
     alone = (same.sum(dim=1) == 1) & (singleton == "reward")
-    return torch.where(alone, r, r - _mean(r, same, lengths.to(r)))
+    return torch.where(alone, r, _mean_lead(r, same, lengths.to(r)))
 
 
 class GAE(NamedTuple):
@@ -193,6 +192,8 @@ def whiten(x: Tensor, token_mask: Tensor, unbiased: bool = True, eps: float = 1e
     active = token_mask != 0
     n = active.sum()
     centred = torch.where(active, x - torch.where(active, x, 0.0).sum() / n.clamp(min=1), 0.0)
+    # Of equals the rounding of their mean is left, which the division would blow up; it is the mean of what is left.
+    centred = torch.where(active, centred - centred.sum() / n.clamp(min=1), 0.0)
     if unbiased:
         return centred / (centred.square().sum() / (n - 1).clamp(min=1) + eps).sqrt()
     return centred / (centred.square().sum() / n.clamp(min=1)).clamp(min=eps).sqrt()
@@ -233,14 +234,19 @@ def same_group(r: Tensor, groups: Tensor) -> Tensor:
     return groups.unsqueeze(1) == groups
 
 
-def _mean(r: Tensor, members: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the (weighted) mean of the rewards that row i of ``members`` [B, B] selects, [B]; 0 where there are none."""
+def _mean_lead(r: Tensor, members: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the (weighted) mean of r_i - r_j over the answers j that row i of ``members`` [B, B] selects, [B]; 0 without any.
+
+    It is r_i minus their mean. A mean is rounded, and a std is no larger than that rounding where all are equal: differences
+    of equals are 0, which nothing blows up.
+    """
     w = members.to(r) if weights is None else members * weights
     n = w.sum(dim=1)
-    return torch.where(members, w * r, 0.0).sum(dim=1) / torch.where(n != 0, n, 1.0)
+    return torch.where(members, w * (r.unsqueeze(1) - r), 0.0).sum(dim=1) / torch.where(n != 0, n, 1.0)
 
 
 def std_of_members(r: Tensor, members: Tensor) -> Tensor:
     """Return the unbiased std of the rewards that row i of ``members`` [B, B] selects, [B]; 0 where there are fewer than 2."""
-    squares = torch.where(members, (r - _mean(r, members).unsqueeze(1)).square(), 0.0).sum(dim=1)
+    from_mean = (r - r.unsqueeze(1)) + _mean_lead(r, members).unsqueeze(1)
+    squares = torch.where(members, from_mean.square(), 0.0).sum(dim=1)
     return (squares / (members.sum(dim=1) - 1).clamp(min=1)).sqrt()
