@@ -168,3 +168,16 @@ def test_views_that_match_approach_0(name: str) -> None:
     assert values == sorted(values, reverse=True)
     assert 0 <= values[-1] < 1e-12
     assert values[0] > 0.5
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize("name", ["ntxent", "supcon", "circle", "multi_similarity", "clip_symmetric", "n_pairs"])
+def test_a_row_alone_has_no_rival(name: str, rows: int) -> None:
+    """A softmax over one is 1, and an anchor without others is no term: 0 with the graph attached."""
+    views = {"clip_symmetric": ("image", "text"), "n_pairs": ("anchor", "positive")}.get(name)
+    fields = ("embeddings",) if views is None else tuple(f"{view}_embeddings" for view in views)
+    outputs = {field: torch.randn(rows, 3, generator=G, dtype=torch.float64) for field in fields}
+    for field in fields:
+        value, gradient = value_and_gradient(name, {"labels": torch.zeros(rows)}, outputs, field)
+        assert value == 0
+        assert gradient.abs().sum() == 0
