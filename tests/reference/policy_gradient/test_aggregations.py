@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from loss_reference import BNPOLoss, LossFunction, registry
+from loss_reference import BNPOLoss, DrGRPOLoss, LossFunction, registry
 from loss_reference.token_level import TokenLevelLoss
 from tests.reference.cases import Tensors, rows_of, value_and_gradient
 from tests.reference.policy_gradient.further import FIELD, further_case, source_of
@@ -66,6 +66,14 @@ def test_aggregations_are_one_where_every_answer_has_one_token(name: str) -> Non
         value, gradient = value_and_gradient(create(name, aggregation), batch, outputs, FIELD)
         length = aggregation.get("max_length", 1.0)
         torch.testing.assert_close((length * value, length * gradient), expected)
+
+
+@pytest.mark.parametrize(("divisor", "times"), [("sequences_times_length", 1), ("length", 2)])
+def test_dr_grpo_by_length_alone_doubles_with_the_batch(divisor: str, times: float) -> None:
+    batch, outputs = further_case(10, sample_mask="floats")
+    loss = DrGRPOLoss({"max_length": 7.0, "divisor": divisor})
+    twice = [{k: x if "pairs" in k else torch.cat([x, x]) for k, x in part.items()} for part in (batch, outputs)]
+    torch.testing.assert_close(loss.compute_loss(*twice), times * loss.compute_loss(batch, outputs))
 
 
 def test_bnpo_weighs_the_microbatches_alike() -> None:
