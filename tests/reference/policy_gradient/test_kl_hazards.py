@@ -72,3 +72,23 @@ def test_which_values_expect_the_kl(kl_type: str, unbiased: bool) -> None:
     old = torch.randn(6, generator=g, dtype=torch.float64).log_softmax(0)
     corrected = (old.exp() * unbiased_kl(log_pi, log_ref, old, kl_type)).sum().item()
     assert corrected == pytest.approx(estimate, rel=1e-12)  # whoever drew the tokens
+
+
+@pytest.mark.parametrize("name", KL)
+def test_a_penalty_of_weight_0_is_none(name: str) -> None:
+    batch, outputs = further_case(4, sample_mask="floats")
+    batch["token_mask"][:, 2] = 1.0
+    batch["reference_policy_logprobs"][:, 2] = -math.inf
+    value, gradient = value_and_gradient(registry.create(name, {"coefficient": 0.0}), batch, outputs, FIELD)
+    assert value == 0
+    assert gradient.abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", ["grpo", "luspo"])
+def test_a_policy_loss_with_a_penalty_of_weight_0_does_not_look_at_the_reference(name: str) -> None:
+    batch, outputs = further_case(5, sample_mask="floats")
+    batch["reference_policy_logprobs"] = torch.full_like(batch["reference_policy_logprobs"], math.nan)
+    loss = registry.create(name, {"reference_policy_kl_penalty": 0.0})
+    value, gradient = value_and_gradient(loss, batch, outputs, FIELD)
+    assert math.isfinite(value)
+    assert torch.isfinite(gradient).all()
