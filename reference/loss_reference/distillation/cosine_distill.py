@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -79,6 +80,11 @@ class CosineDistillLoss(LossFunction):
     )
     beta = Setting(0.5, above=0.0)
     hard_weight = Setting(0.0, least=0.0)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.hard_weight == 0:
+            self.contract = refine(self.contract, upper_bound=2 * self.beta)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)

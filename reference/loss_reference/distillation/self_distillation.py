@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from loss_reference.contract import Option
@@ -56,7 +57,9 @@ def sdpo(
         d: the share of distillation, in [0, 1].
         is_clip: c, above 0.
     """
-    return (1 - d) * l_ppo + d * clipped_importance(lp, lp_old, is_clip) * opd_sampled(lp, lp_teacher)
+    policy = (1 - d) * torch.as_tensor(l_ppo)
+    # A part of weight 0 is not taken: a teacher may find a token impossible.
+    return policy if d == 0 else policy + d * clipped_importance(lp, lp_old, is_clip) * opd_sampled(lp, lp_teacher)
 
 
 @register("sdft")

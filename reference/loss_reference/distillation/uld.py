@@ -52,7 +52,9 @@ def hybrid_uld(
         beta: b in [0, 1], see ``generalized_jsd``.
     """
     (log_p, log_q), (log_p_u, log_q_u) = matched, rest
-    return w_m * generalized_jsd(log_p, log_q, beta) + w_u * sorted_l1(log_p_u.exp(), log_q_u.exp())
+    by_rank = w_u * sorted_l1(log_p_u.exp(), log_q_u.exp())
+    # A part of weight 0 is not taken: at the end points of b it may be infinite.
+    return by_rank if w_m == 0 else w_m * generalized_jsd(log_p, log_q, beta) + by_rank
 
 
 @register("uld")

@@ -10,7 +10,7 @@ from torch import Tensor
 from loss_reference.contract import Contract, Field, Option
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
-from loss_reference.reduction import keep_active, mean_of_rows, row_weights
+from loss_reference.reduction import accumulation_dtype, keep_active, mean_of_rows, row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
@@ -27,8 +27,10 @@ def a2po_value(reference_rewards: Tensor, beta1: float = 0.5) -> Tensor:
     """Return V* = beta1 (log sum_i exp(r_i / beta1) - log n) [...] from the rewards [..., n] of n reference answers.
 
     Between the mean and the largest of the rewards; r where all are r. ``beta1`` above 0: the larger, the nearer the mean.
+    Half precision is widened to float32.
     """
-    return beta1 * (torch.logsumexp(reference_rewards / beta1, dim=-1) - math.log(reference_rewards.shape[-1]))
+    r = reference_rewards.to(accumulation_dtype(reference_rewards))
+    return beta1 * (torch.logsumexp(r / beta1, dim=-1) - math.log(r.shape[-1]))
 
 
 @register("a2po")

@@ -2,8 +2,8 @@
 
 Rewards [B] are one number per answer, ``groups`` [B] says by any integer which prompt an answer belongs to. An advantage
 [B] becomes the field ``advantages`` [B, S] as ``A.unsqueeze(1).expand_as(token_mask)``. Rewards [B, S] are one number per
-token, 0 where nothing was rewarded. Rows that do not count (failed generations) are left out beforehand. Further ones are
-in ``group_advantages`` and ``token_advantages``.
+token, 0 where nothing was rewarded. Rows that do not count (failed generations) are left out beforehand. Half precision is
+widened to float32, since sums in it stand still. Further ones are in ``group_advantages`` and ``token_advantages``.
 
 An answer alone in its group (``singleton``) gets 0 in NeMo RL and TRL, ``"zero"``, and its reward in verl, ``"reward"``.
 """
@@ -15,6 +15,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from loss_reference.reduction import accumulation_dtype
 from loss_reference.shapes import require_shape
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "same_group",
     "std_of_members",
     "whiten",
+    "widened",
 ]
 
 BASELINES: Final = ("mean", "leave_one_out")
@@ -79,12 +81,11 @@ def grpo_advantages(
     if baseline not in BASELINES or scale not in SCALES:
         raise ValueError(f"baseline={baseline!r}, scale={scale!r}; expected one of {BASELINES} and one of {SCALES}")
     require_singleton(singleton)
-    same = same_group(r, groups)
+    r, same = widened(r), same_group(r, groups)
     others = same & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
-    left_out = _mean(r, others)
-    b = _mean(r, same) if baseline == "mean" else left_out
+    lead = _mean_lead(r, same if baseline == "mean" else others)
     alone = ~others.any(dim=1)
-    A = torch.where(alone, r if singleton == "reward" else 0.0, r - b)
+    A = torch.where(alone, r if singleton == "reward" else 0.0, lead)
     if scale == "none":
         return A
     members = {"group": same, "leave_one_out": others, "batch": torch.ones_like(same)}[scale]
@@ -116,7 +117,7 @@ def remax_advantages(r: Tensor, greedy: Tensor) -> Tensor:
     Source: arXiv 2310.10505, eq. 6; verl ``remax``.
     """
     require_shape("greedy", greedy, tuple(r.shape), "that of the rewards")
-    return r - greedy
+    return widened(r) - widened(greedy)
 
 
 def opo_advantages(r: Tensor, lengths: Tensor, groups: Tensor, singleton: Singleton = "zero") -> Tensor:
@@ -128,9 +129,9 @@ def opo_advantages(r: Tensor, lengths: Tensor, groups: Tensor, singleton: Single
     """
     require_shape("lengths", lengths, tuple(r.shape), "one per answer")
     require_singleton(singleton)
-    same = same_group(r, groups)
+    r, same = widened(r), same_group(r, groups)
     alone = (same.sum(dim=1) == 1) & (singleton == "reward")
-    return torch.where(alone, r, r - _mean(r, same, lengths.to(r)))
+    return torch.where(alone, r, _mean_lead(r, same, lengths.to(r)))
 
 
 class GAE(NamedTuple):
@@ -168,7 +169,8 @@ def gae(
     require_shape("values", values, tuple(rewards.shape), "that of the rewards")
     require_shape("token_mask", token_mask, tuple(rewards.shape), "that of the rewards")
     active = token_mask != 0
-    r, V = torch.where(active, rewards, 0.0), torch.where(active, values, 0.0).to(rewards)
+    r = torch.where(active, widened(rewards), 0.0)
+    V = torch.where(active, values, 0.0).to(r)
     steps = active if carry_over else torch.ones_like(active)
     next_V = next_A = r.new_zeros(r.shape[0])
     backwards = []
@@ -190,9 +192,11 @@ def whiten(x: Tensor, token_mask: Tensor, unbiased: bool = True, eps: float = 1e
         ValueError: ``token_mask`` has another shape.
     """
     require_shape("token_mask", token_mask, tuple(x.shape), "that of x")
-    active = token_mask != 0
+    x, active = widened(x), token_mask != 0
     n = active.sum()
     centred = torch.where(active, x - torch.where(active, x, 0.0).sum() / n.clamp(min=1), 0.0)
+    # Of equals the rounding of their mean is left, which the division would blow up; it is the mean of what is left.
+    centred = torch.where(active, centred - centred.sum() / n.clamp(min=1), 0.0)
     if unbiased:
         return centred / (centred.square().sum() / (n - 1).clamp(min=1) + eps).sqrt()
     return centred / (centred.square().sum() / n.clamp(min=1)).clamp(min=eps).sqrt()
@@ -210,6 +214,11 @@ def reinforce_plus_plus_advantages(
     """
     to_go = gae(rewards, torch.zeros_like(rewards), token_mask, gamma, lam=1.0).returns
     return whiten(to_go, token_mask, unbiased, eps)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return ``x``, as float32 where it is narrower."""
+    return x.to(accumulation_dtype(x))
 
 
 def require_singleton(given: str, name: str = "singleton") -> None:
@@ -233,14 +242,19 @@ def same_group(r: Tensor, groups: Tensor) -> Tensor:
     return groups.unsqueeze(1) == groups
 
 
-def _mean(r: Tensor, members: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the (weighted) mean of the rewards that row i of ``members`` [B, B] selects, [B]; 0 where there are none."""
+def _mean_lead(r: Tensor, members: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the (weighted) mean of r_i - r_j over the answers j that row i of ``members`` [B, B] selects, [B]; 0 without any.
+
+    It is r_i minus their mean. A mean is rounded, and a std is no larger than that rounding where all are equal: differences
+    of equals are 0, which nothing blows up.
+    """
     w = members.to(r) if weights is None else members * weights
     n = w.sum(dim=1)
-    return torch.where(members, w * r, 0.0).sum(dim=1) / torch.where(n != 0, n, 1.0)
+    return torch.where(members, w * (r.unsqueeze(1) - r), 0.0).sum(dim=1) / torch.where(n != 0, n, 1.0)
 
 
 def std_of_members(r: Tensor, members: Tensor) -> Tensor:
     """Return the unbiased std of the rewards that row i of ``members`` [B, B] selects, [B]; 0 where there are fewer than 2."""
-    squares = torch.where(members, (r - _mean(r, members).unsqueeze(1)).square(), 0.0).sum(dim=1)
+    from_mean = (r - r.unsqueeze(1)) + _mean_lead(r, members).unsqueeze(1)
+    squares = torch.where(members, from_mean.square(), 0.0).sum(dim=1)
     return (squares / (members.sum(dim=1) - 1).clamp(min=1)).sqrt()

@@ -170,7 +170,8 @@ class TISLoss(_BoundedLoss):
 
     Config: that of ``ImportanceWeightedLoss``; ``is_min`` (0, at least 0) and ``is_max`` (2, above 0): NeMo RL 0 and no
     default above, OpenRLHF 0.5 and 5, Open-Instruct 0 and 2, TRL ``token_truncate`` 0 and 3; ``overflow``
-    (``"saturate"``: a huge e^x is is_max; ``"zero"``, NeMo RL: one that float32 cannot hold is 0 before it is clipped).
+    (``"saturate"``: a huge e^x is is_max; ``"zero"``, NeMo RL: one that float32 cannot hold is 0 before it is clipped, and
+    so is that of a token impossible for both policies, inf - inf).
 
     Source: arXiv 1606.02647 (truncated weights); F. Yao et al., "Your efficient RL framework secretly brings you
     off-policy RL training" (2025).

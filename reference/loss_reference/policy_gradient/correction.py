@@ -38,9 +38,12 @@ FLOAT32_OVERFLOW: Final = math.log(torch.finfo(torch.float32).max)
 
 
 def tis_weight(x: Tensor, is_min: float, is_max: float, overflow: str = "saturate") -> Tensor:
-    """Return clip(e^x, is_min, is_max) per token; with ``overflow="zero"`` an e^x beyond float32 counts as 0 first."""
+    """Return clip(e^x, is_min, is_max) per token.
+
+    With ``overflow="zero"`` an e^x beyond float32, or none at all (x of two infinities), counts as 0 first.
+    """
     W = ratio_of(x)
-    return (W if overflow == "saturate" else torch.where(x > FLOAT32_OVERFLOW, 0.0, W)).clamp(is_min, is_max)
+    return (W if overflow == "saturate" else torch.where(x <= FLOAT32_OVERFLOW, W, 0.0)).clamp(is_min, is_max)
 
 
 def icepop_weight(x: Tensor, is_min: float, is_max: float) -> Tensor:

@@ -14,6 +14,7 @@ from loss_reference.policy_gradient.advantages import (
     grpo_advantages,
     same_group,
     std_of_members,
+    widened,
 )
 from loss_reference.shapes import require_shape
 
@@ -42,7 +43,7 @@ def gpg_advantages(r: Tensor, groups: Tensor, f_norm: float = 1.0, singleton: Si
 
     Source: arXiv 2504.02546; verl ``gpg``.
     """
-    alpha = len(r) / (r != 0).sum().clamp(min=1).to(r)
+    alpha = len(r) / (r != 0).sum().clamp(min=1).to(widened(r))
     return alpha * dr_grpo_advantages(r, groups, singleton) / f_norm
 
 
@@ -58,7 +59,7 @@ def grpo_passk_advantages(r: Tensor, groups: Tensor, scale: bool = True, eps: fl
 
     Source: arXiv 2503.19595; verl ``grpo_passk``.
     """
-    same = same_group(r, groups)
+    r, same = widened(r), same_group(r, groups)
     others = same & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
     runner_up = torch.cat([torch.where(others, r, -torch.inf), r.new_full((len(r), 1), -torch.inf)], dim=1).amax(dim=1)
     lead = torch.where(others.any(dim=1), r - runner_up, 0.0).clamp(min=0.0)
@@ -95,6 +96,7 @@ def gdpo_advantages(
     w = [1.0] * r.shape[1] if weights is None else list(weights)
     if len(w) != r.shape[1]:
         raise ValueError(f"weights has {len(w)} numbers for {r.shape[1]} kinds of reward")
+    r = widened(r)
     S = torch.zeros_like(r[:, 0])
     for n, w_n in enumerate(w):
         S = S + w_n * grpo_advantages(r[:, n], groups, baseline, scale, eps)

@@ -7,6 +7,7 @@ from typing import Final
 
 from torch import Tensor
 
+from loss_reference.policy_gradient.advantages import widened
 from loss_reference.policy_gradient.kl import kl_penalty
 from loss_reference.shapes import require_shape
 
@@ -26,6 +27,8 @@ def kl_in_reward(
 ) -> Tensor:
     """Return r_t - c k(lp - lp_ref) per token [B, S], a constant: the advantage estimator sees the penalty, no loss does.
 
+    Half precision is widened to float32.
+
     The reward of the whole answer belongs at its last token. Sum over the tokens for a penalty per answer (TRL's RLOO).
 
     Args:
@@ -42,8 +45,9 @@ def kl_in_reward(
     """
     require_shape("lp", lp, tuple(rewards.shape), "that of the rewards")
     require_shape("lp_ref", lp_ref, tuple(rewards.shape), "that of the rewards")
-    k = kl_penalty(lp.detach(), lp_ref, kl_type, input_clamp=input_clamp, output_clamp=output_clamp)
-    return rewards.detach() - coefficient * k
+    lp, lp_ref = widened(lp.detach()), widened(lp_ref)
+    k = kl_penalty(lp, lp_ref, kl_type, input_clamp=input_clamp, output_clamp=output_clamp)
+    return widened(rewards.detach()) - coefficient * k
 
 
 class AdaptiveKLController:

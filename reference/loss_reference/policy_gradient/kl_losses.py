@@ -54,7 +54,9 @@ class KLLoss(TokenLevelLoss, PolicyLoss):
         raise NotImplementedError(f"{type(self).__name__} must define estimator_name(self)")
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
-        return self.coefficient * self.kl_terms(lp, token_constant(batch, "reference_policy_logprobs", m), m, batch)
+        k = self.kl_terms(lp, token_constant(batch, "reference_policy_logprobs", m), m, batch)
+        # A penalty of weight 0 is none even where it is infinite: a reference may find a token impossible.
+        return self.coefficient * (k if self.coefficient > 0 else lp)
 
     def kl_terms(self, lp: Tensor, lp_ref: Tensor, m: Tensor, batch: Batch) -> Tensor:
         """Return the estimate of every token [B, S-1]."""

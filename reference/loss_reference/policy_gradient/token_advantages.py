@@ -7,7 +7,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from loss_reference.policy_gradient.advantages import GAE, Singleton, gae, require_singleton
+from loss_reference.policy_gradient.advantages import GAE, Singleton, gae, require_singleton, widened
 from loss_reference.shapes import require_shape
 
 __all__ = ["opd_advantages", "optimal_token_baseline", "vapo_gae"]
@@ -43,7 +43,7 @@ def vapo_gae(
     if alpha <= 0:
         raise ValueError(f"alpha={alpha!r}; expected a number above 0")
     require_shape("token_mask", token_mask, tuple(rewards.shape), "that of the rewards")
-    lam: float | Tensor = 1 - 1 / (alpha * (token_mask != 0).sum(dim=1).to(rewards)).clamp(min=1.0)
+    lam: float | Tensor = 1 - 1 / (alpha * (token_mask != 0).sum(dim=1).to(widened(rewards))).clamp(min=1.0)
     if lam_policy is not None:
         lam = lam_policy
     policy = gae(rewards, values, token_mask, gamma, lam)
@@ -95,8 +95,10 @@ def optimal_token_baseline(
         require_shape(name, x, tuple(rewards.shape), "that of the rewards")
     require_shape("groups", groups, (rewards.shape[0],), "one per answer")
     active = token_mask != 0
-    G = torch.where(active, rewards, 0.0).flip(1).cumsum(1).flip(1)
-    norms = (1 - 2 * old_logprobs.exp() + sum_pi_squared) * (1 if weights is None else weights.square())
+    G = torch.where(active, widened(rewards), 0.0).flip(1).cumsum(1).flip(1)
+    norms = 1 - 2 * widened(old_logprobs).exp() + widened(sum_pi_squared)
+    if weights is not None:
+        norms = norms * widened(weights).square()
     W = torch.where(active, norms, 0.0).to(G).cumsum(1)
     order = torch.arange(G.shape[1], device=G.device).expand_as(G)
     if align == "trained_token":  # to the front, in their order
@@ -124,4 +126,4 @@ def opd_advantages(teacher_logprobs: Tensor, prev_logprobs: Tensor, token_mask: 
     """
     for name, x in (("prev_logprobs", prev_logprobs), ("token_mask", token_mask)):
         require_shape(name, x, tuple(teacher_logprobs.shape), "that of teacher_logprobs")
-    return torch.where(token_mask != 0, teacher_logprobs.detach() - prev_logprobs.detach(), 0.0)
+    return torch.where(token_mask != 0, widened(teacher_logprobs.detach()) - widened(prev_logprobs.detach()), 0.0)

@@ -32,9 +32,10 @@ class ValueClippedLoss(ValueMSELoss):
 
     Reads the predicted ``values`` [B, S] of the model outputs, the old ``values`` [B, S] of the batch, ``returns`` and
     ``token_mask`` [B, S]; optional ``sample_mask`` [B], ``global_valid_toks``. Entry t speaks of token t. Result in
-    squared units of the return, never below ``ValueMSELoss``, equal to it at v = v_old and for c to infinity. Only the
-    predicted values receive gradient: dL/dv = scale m (v - R) / T_g, 0 where the clipped error is the larger one and v is
-    beyond its bound.
+    squared units of the return, never below ``ValueMSELoss``, equal to it at v = v_old and for c to infinity. It is 0 at
+    v = R where |R - v_old| <= c alone: further off the clipped error (|R - v_old| - c)^2 / 2 is left, its smallest value
+    there. Only the predicted values receive gradient: dL/dv = scale m (v - R) / T_g, 0 where the clipped error is the larger
+    one and v is beyond its bound.
 
     Config: that of ``ValueMSELoss`` and ``value_clip`` c (0.2, above 0; TRL and torchtune; verl and OpenRLHF 0.5; NeMo RL
     does not clip unless told to, ``value_mse``).

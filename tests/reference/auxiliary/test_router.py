@@ -109,3 +109,40 @@ def test_errors() -> None:
             registry.create(name).compute_loss({}, {"router_logits": torch.zeros(1, 2, 3)})
         with pytest.raises(ValueError, match=r"attention_mask has shape \(2,\); expected \(1, 2\)"):
             registry.create(name).compute_loss({"attention_mask": torch.ones(2)}, one_layer)
+
+
+def test_every_expert_for_every_token_is_balanced_whatever_the_router_says() -> None:
+    """top_k = E: the load is 1 everywhere, so the loss is E sum P = E, flat in the logits."""
+    _, outputs = router_case(8)
+    value, gradient = value_and_gradient(
+        registry.create("moe_load_balance", {"top_k": 4}), {}, outputs, "router_logits"
+    )
+    assert value.item() == pytest.approx(4, rel=1e-12)
+    assert gradient.abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_an_expert_switched_off_has_no_probability_and_hides_no_nan(name: str) -> None:
+    """A logit of -inf, on a token that counts."""
+    _, outputs = router_case(9)
+    off = outputs["router_logits"].clone()
+    off[..., 3] = -math.inf
+    value, gradient = value_and_gradient(name, {}, {"router_logits": off}, "router_logits")
+    without = value_and_gradient(name, {}, {"router_logits": off[..., :3]}, "router_logits")
+    scale = 4 / 3 if name == "moe_load_balance" else 1  # the number of experts is a factor
+    torch.testing.assert_close((value, gradient[..., :3]), (scale * without[0], scale * without[1]))
+    assert gradient[..., 3].abs().sum() == 0
+
+
+def test_the_z_loss_sees_the_common_level_that_probabilities_do_not() -> None:
+    """lse moves by c: to 0, the least, where c = -lse; the load balance does not move."""
+    _, outputs = router_case(10)
+    z = outputs["router_logits"]
+    centred = {"router_logits": z - z.logsumexp(-1, keepdim=True)}
+    value, gradient = value_and_gradient("router_z_loss", {}, centred, "router_logits")
+    assert value.item() < 1e-30
+    assert gradient.abs().max() < 1e-15
+    raised = {"router_logits": centred["router_logits"] + 3}
+    assert value_and_gradient("router_z_loss", {}, raised, "router_logits")[0].item() == pytest.approx(9)
+    still = [value_and_gradient("moe_load_balance", {}, x, "router_logits")[0] for x in (outputs, raised)]
+    torch.testing.assert_close(*still)

@@ -106,6 +106,27 @@ def test_small_windows_give_a_verdict() -> None:
     assert not watched([1.0, 3.0, 9.0], window_size=3)
 
 
+@pytest.mark.parametrize(
+    ("values", "literal", "robust"),
+    [
+        ([-1.0, -3.0, 2.0, -1.5, 0.5, -2.5, -0.2, -1.0, 1.0, -2.0], True, False),  # a mean below 0 is always "stable"
+        ([0.0] * 10, False, True),  # 0 / 0
+        ([1.15**t for t in range(10)], True, False),  # growing, at a coefficient of variation of 0.416
+        ([1.2**-t for t in range(10)], False, True),  # healthy, at 0.537
+        ([1.0] * 9 + [math.nan], False, False),
+    ],
+)
+def test_where_the_rule_of_the_guide_is_wrong(values: list[float], literal: bool, robust: bool) -> None:
+    assert bool(watched(values, mode="literal")) == literal
+    assert bool(watched(values)) == robust
+
+
+def test_the_coefficients_of_variation_of_growth_and_decay() -> None:
+    for factor, expected in ((1.15, 0.416), (1 / 1.2, 0.537)):
+        values = torch.tensor([factor**t for t in range(10)], dtype=torch.float64)
+        assert (values.std() / values.mean()).item() == pytest.approx(expected, abs=5e-4)
+
+
 @pytest.mark.parametrize("window_size", [5, 10, 12, 100])
 @pytest.mark.parametrize("name", [*STEADY, *UNSTEADY])
 def test_literal_is_the_guide_at_every_step(name: str, window_size: int) -> None:

@@ -77,6 +77,17 @@ def test_zero_for_equal_models_and_single_tokens(name: str, k: int) -> None:
     assert gradient.abs().max() < 1e-14
 
 
+def test_equal_models_and_longer_chunks() -> None:
+    """xtoken_pkl compares a mean of probabilities with one of log-probabilities, xtoken_gold alike with alike."""
+    two = logs([0.2, 0.8], [0.4, 0.6])
+    t = [math.sqrt(0.2 * 0.4), math.sqrt(0.8 * 0.6)]
+    expected = t[0] * math.log(t[0] / 0.3) + t[1] * math.log(t[1] / 0.7)
+    pkl, gold = (value_and_gradient(name, *one_chunk(two, two), "logits")[0].item() for name in NAMES)
+    assert pkl == pytest.approx(expected, rel=1e-12)
+    assert abs(pkl) > 0.01
+    assert abs(gold) < 1e-15
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_longer_chunks_may_be_negative(name: str) -> None:
     batch, outputs = one_chunk(logs([0.5, 0.5]), logs([0.99, 0.01], [0.01, 0.99]))

@@ -95,3 +95,19 @@ def test_missing_targets_are_named() -> None:
     batch, outputs = one_position(P, Q)
     with pytest.raises(KeyError, match="batch needs 'input_ids' where hard_weight is above 0"):
         registry.create("cosine_distill", {"hard_weight": 1.0}).compute_loss(batch, outputs)
+
+
+@pytest.mark.parametrize("beta", [0.5, 3.0])
+def test_the_angle_is_within_its_bounds(beta: float) -> None:
+    """From 0, along the teacher, to 2 b, against it, and nothing outside; the cross entropy has no bound above."""
+    loss = registry.create("cosine_distill", {"beta": beta})
+    assert (loss.contract.lower_bound, loss.contract.upper_bound) == (0, 2 * beta)
+    assert not registry.create("cosine_distill", {"hard_weight": 1.0}).contract.declares("upper_bound")
+    values = []
+    for seed in range(10):
+        batch, outputs = extended_case(seed, vocabulary=2)
+        for direction in (outputs["logits"], batch["teacher_logits"], -batch["teacher_logits"]):
+            values.append(value_and_gradient(loss, batch, {"logits": direction}, "logits")[0].item())
+    assert min(values) == pytest.approx(0, abs=1e-14)
+    assert max(values) == pytest.approx(2 * beta, rel=1e-14)
+    assert all(-1e-14 <= value <= 2 * beta * (1 + 1e-14) for value in values)

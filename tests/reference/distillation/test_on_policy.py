@@ -177,6 +177,23 @@ def test_sdft_on_policy_is_the_divergence_by_rows(alpha: float, name: str) -> No
     torch.testing.assert_close(got, value_and_gradient(divergence, batch, outputs, "logits"))
 
 
+@pytest.mark.parametrize("is_clip", [0.5, 2.0])
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.9])
+def test_sdft_is_at_most_the_clip_times_the_entropy_of_alpha(alpha: float, is_clip: float) -> None:
+    """Reached where teacher and student share no token, and every importance weight is cut off."""
+    most = -is_clip * (alpha * math.log(alpha) + (1 - alpha) * math.log(1 - alpha))
+    loss = registry.create("sdft", {"alpha": alpha, "is_clip": is_clip})
+    batch, outputs = extended_case(8, sample_mask=None)
+    batch["token_mask"][0, 1] = 1.0
+    batch["prev_logprobs"] = batch["prev_logprobs"] - 30
+    assert 0 < value_and_gradient(loss, batch, outputs, "logits")[0] < most
+    outputs["logits"][..., 2:], batch["teacher_logits"][..., :2] = -math.inf, -math.inf
+    batch["input_ids"] = batch["input_ids"] % 2
+    value, gradient = value_and_gradient(loss, batch, outputs, "logits")
+    assert value.item() == pytest.approx(most, rel=1e-12)
+    assert torch.isfinite(gradient).all()
+
+
 def test_sdpo_by_hand_and_its_policy_share() -> None:
     batch, outputs = three_tokens([-1.0, -2.0, -0.5], [-2.0, -1.0, -0.5], prev_logprobs=[-1.0, -4.0, -0.5])
     _, gradient = value_and_gradient("sdpo", batch, outputs, LOGPROB)

@@ -129,6 +129,21 @@ def test_overflow() -> None:
         assert gradient[0].tolist() == pytest.approx([-expected / 4, -0.25])
 
 
+def test_a_weight_that_is_no_number_is_0_in_nemo_rl() -> None:
+    """Both policies find the token impossible: inf - inf. It counts as 0, like one that overflows."""
+    batch, outputs = further_case(5, sample_mask=None)
+    batch["token_mask"][1, 2] = 1.0
+    left_out = batch | {"token_mask": batch["token_mask"].clone()}
+    left_out["token_mask"][1, 2] = 0.0
+    for field in ("prev_logprobs", "generation_logprobs"):
+        batch[field] = batch[field].clone()
+        batch[field][1, 2] = -math.inf
+    count: dict[str, Tensor] = {"global_valid_toks": batch["token_mask"][:, 1:].sum()}
+    loss = registry.create("tis", {"overflow": "zero"})
+    got, expected = (value_and_gradient(loss, part | count, outputs, FIELD) for part in (batch, left_out))
+    torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_weights_of_mean_one(name: str) -> None:
     """On policy, all advantages -1: the loss is the mean of W, over tokens or, by rows, over rows."""

@@ -130,6 +130,20 @@ def test_kl_cov_on_policy_is_the_policy_gradient() -> None:
     torch.testing.assert_close(gradient, -batch["advantages"][:, 1:] / 4)  # |d| has slope 0 at 0
 
 
+def test_without_advantages_the_penalty_of_kl_cov_is_left() -> None:
+    """All covariances are 0 and equal: every token is a top one. Clip-Cov has nothing left."""
+    batch, outputs = further_case(5, sample_mask="floats")
+    batch["advantages"] = torch.zeros_like(batch["advantages"])
+    m = batch["token_mask"][:, 1:] * batch["sample_mask"][:, None]
+    delta = outputs[FIELD] - batch["prev_logprobs"][:, 1:]
+    value, gradient = value_and_gradient(KLCovLoss({"ppo_kl_coef": 0.5}), batch, outputs, FIELD)
+    torch.testing.assert_close(value, 0.5 * (m * delta.abs()).sum() / m.sum())
+    torch.testing.assert_close(gradient, 0.5 * m * delta.sign() / m.sum())
+    value, gradient = value_and_gradient(ClipCovLoss(ALL), batch, outputs, FIELD)
+    assert value == 0
+    assert gradient.abs().sum() == 0
+
+
 def test_the_selection_looks_at_the_whole_batch() -> None:
     """One token of the batch is penalised, but one of every microbatch."""
     batch, outputs = case(4, sample_mask=None, counts=True)

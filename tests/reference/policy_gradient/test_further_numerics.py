@@ -56,6 +56,22 @@ def test_two_huge_ratios_at_once(name: str, generation: float) -> None:
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("impossible", ["prev_logprobs", "generation_logprobs"])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("name", CORRECTED)
+def test_a_token_that_one_of_the_policies_finds_impossible(name: str, sign: float, impossible: str) -> None:
+    """An engine that filters the vocabulary reports -inf: no weight and no ratio becomes infinite, nor 0 times infinity."""
+    batch, outputs = further_case(17, dtype=torch.float32, sample_mask=None)
+    batch["token_mask"][:, 2] = 1.0
+    batch["advantages"] = sign * batch["advantages"].abs()
+    batch[impossible] = batch[impossible].clone()
+    batch[impossible][:, 2] = -math.inf
+    for level in ("token", "sequence"):
+        value, gradient = value_and_gradient(registry.create(name, {"ratio_level": level}), batch, outputs, FIELD)
+        assert math.isfinite(value)
+        assert torch.isfinite(gradient).all()
+
+
 def test_unbiased_kl_of_two_huge_exponents() -> None:
     batch, outputs = further_case(16, dtype=torch.float32)
     batch["prev_logprobs"] = batch["prev_logprobs"] - 75

@@ -1,4 +1,4 @@
-"""KL estimates where they are no longer the gradient of a KL, on their kink, and far from the reference under a clamp."""
+"""KL estimates: what they expect to be, on their kink, and far from the reference under a clamp."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from loss_reference import registry
-from loss_reference.policy_gradient.kl import KL_GRADIENTS, kl_penalty
+from loss_reference.policy_gradient.kl import KL_GRADIENTS, KL_TYPES, kl_penalty, unbiased_kl
 from tests.reference.cases import value_and_gradient
 from tests.reference.policy_gradient.further import FIELD, KL, further_case
 from tests.reference.policy_gradient.test_kl_losses import one_token
@@ -48,3 +48,47 @@ def test_a_clamped_estimate_far_away_has_no_nan(name: str, clamps: dict[str, flo
         assert torch.isfinite(gradient).all()
         if kl_gradient != "straight_through_k2" and name != "kl_straight_through":
             assert gradient.abs().sum() == 0
+
+
+@pytest.mark.parametrize("kl_type", KL_TYPES)
+def test_the_straight_through_gradient_expects_that_of_the_reverse_kl_whatever_the_value(kl_type: str) -> None:
+    """Over the policy's own tokens, exact: E[d grad lp] = grad KL(pi || ref); and so does k2 with its own gradient."""
+    z = torch.tensor([0.3, -1.0, 0.5, 1.1], dtype=torch.float64, requires_grad=True)
+    log_pi, log_ref = z.log_softmax(0), torch.tensor([0.1, 0.4, -0.9, 0.0], dtype=torch.float64).log_softmax(0)
+    pi = log_pi.detach().exp()
+    exact = (log_pi.exp() * (log_pi - log_ref)).sum()
+    through = (pi * kl_penalty(log_pi, log_ref, kl_type, "straight_through_k2")).sum()
+    assert through.item() == pytest.approx((pi * kl_penalty(log_pi, log_ref, kl_type)).sum().item())
+    torch.testing.assert_close(*(torch.autograd.grad(x, z, retain_graph=True)[0] for x in (through, exact)))
+
+
+@pytest.mark.parametrize(("kl_type", "unbiased"), [("k1", True), ("k2", False), ("k3", True), ("abs", False)])
+def test_which_values_expect_the_kl(kl_type: str, unbiased: bool) -> None:
+    g = torch.Generator().manual_seed(7)
+    log_pi, log_ref = (torch.randn(6, generator=g, dtype=torch.float64).log_softmax(0) for _ in range(2))
+    estimate = (log_pi.exp() * kl_penalty(log_pi, log_ref, kl_type)).sum().item()
+    exact = (log_pi.exp() * (log_pi - log_ref)).sum().item()
+    assert (abs(estimate - exact) < 1e-14) == unbiased
+    old = torch.randn(6, generator=g, dtype=torch.float64).log_softmax(0)
+    corrected = (old.exp() * unbiased_kl(log_pi, log_ref, old, kl_type)).sum().item()
+    assert corrected == pytest.approx(estimate, rel=1e-12)  # whoever drew the tokens
+
+
+@pytest.mark.parametrize("name", KL)
+def test_a_penalty_of_weight_0_is_none(name: str) -> None:
+    batch, outputs = further_case(4, sample_mask="floats")
+    batch["token_mask"][:, 2] = 1.0
+    batch["reference_policy_logprobs"][:, 2] = -math.inf
+    value, gradient = value_and_gradient(registry.create(name, {"coefficient": 0.0}), batch, outputs, FIELD)
+    assert value == 0
+    assert gradient.abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", ["grpo", "luspo"])
+def test_a_policy_loss_with_a_penalty_of_weight_0_does_not_look_at_the_reference(name: str) -> None:
+    batch, outputs = further_case(5, sample_mask="floats")
+    batch["reference_policy_logprobs"] = torch.full_like(batch["reference_policy_logprobs"], math.nan)
+    loss = registry.create(name, {"reference_policy_kl_penalty": 0.0})
+    value, gradient = value_and_gradient(loss, batch, outputs, FIELD)
+    assert math.isfinite(value)
+    assert torch.isfinite(gradient).all()

@@ -141,3 +141,28 @@ def test_errors() -> None:
         optimal_token_baseline(x, x, x, x, torch.zeros(2), tail="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"weights has shape \(2,\); expected \(2, 3\)"):
         optimal_token_baseline(x, x, x, x, torch.zeros(2), torch.ones(2))
+
+
+def test_the_optimal_baseline_balances_a_group_by_its_weights() -> None:
+    """sum_j W_jt A_jt = 0 at every position that more than one answer reaches; a reward for all of them changes nothing."""
+    x = tokens(5)
+    mask, groups = torch.ones(6, 7), torch.tensor([0, 1, 0, 0, 1, 1])
+    A, G = optimal_token_baseline(x["r"], x["lp"], x["squares"], mask, groups, eps=0.0)
+    W = (1 - 2 * x["lp"].exp() + x["squares"]).cumsum(1)
+    for group in (0, 1):
+        balance = (W * A)[groups == group].sum(0)
+        torch.testing.assert_close(balance, torch.zeros(7, dtype=torch.float64), rtol=0, atol=1e-12)
+    easier = x["r"].clone()
+    easier[:, 3] += 5.0
+    moved, further = optimal_token_baseline(easier, x["lp"], x["squares"], mask, groups, eps=0.0)
+    torch.testing.assert_close(moved, A, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(further[:, 3] - G[:, 3], torch.full((6,), 5.0, dtype=torch.float64))
+
+
+def test_the_optimal_baseline_of_a_policy_without_doubt_divides_by_no_zero() -> None:
+    """pi = 1 has no gradient: every W is 0, so is the baseline."""
+    rewards = torch.randn(3, 4, generator=torch.Generator().manual_seed(6))
+    sure = torch.zeros(3, 4), torch.ones(3, 4)
+    A, G = optimal_token_baseline(rewards, *sure, torch.ones(3, 4), torch.zeros(3))
+    assert torch.isfinite(A).all()
+    assert torch.equal(A, G)

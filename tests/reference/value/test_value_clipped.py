@@ -45,6 +45,19 @@ def test_by_hand(v: float, R: float, v_old: float, value: float, gradient: float
         assert got_gradient[0].tolist() == pytest.approx([0, scale * gradient])
 
 
+@pytest.mark.parametrize("clip", [0.1, 0.2, 1.0])
+def test_smallest_at_the_return_or_where_the_clip_still_binds(clip: float) -> None:
+    """0 with gradient 0 at v = R within reach; (|R - v_old| - c)^2 / 2 at v = R beyond it, which no prediction undercuts."""
+    R = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    left = (R.abs() - clip).clamp(min=0).square() / 2  # v_old = 0
+    v = R.clone().requires_grad_()
+    terms = value_clipped(v, R, torch.zeros_like(R), clip)
+    torch.testing.assert_close(terms, left)
+    assert torch.autograd.grad(terms.sum(), v)[0].abs().max() == 0
+    anywhere = torch.linspace(-5, 5, 1001, dtype=torch.float64)[:, None]
+    assert (value_clipped(anywhere, R, torch.zeros_like(R), clip) >= left - 1e-15).all()
+
+
 @pytest.mark.parametrize("counts", [False, True])
 def test_where_the_critic_has_not_moved_it_is_the_squared_error(counts: bool) -> None:
     batch, outputs = case(1, sample_mask="floats", counts=counts)
