@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Final
@@ -14,10 +14,12 @@ from loss_conformance.conventions import conventions
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.facts.namesakes import is_reference, namesakes
 from loss_conformance.report.numbers import number
+from loss_conformance.subject.setting_names import shared_settings
 from loss_conformance.subject.subject import TargetError
 from loss_conformance.trial import Broken, NotExercised, Trial
 from loss_reference.interface import LossFunction
 from loss_reference.registry import registry
+from loss_reference.settings import settings_of
 
 __all__ = ["namesake"]
 
@@ -46,28 +48,56 @@ def _bears_a_name(trial: Trial) -> str | None:
 )
 def namesake(trial: Trial) -> None:
     names = namesakes(trial.bench.subject)
-    sides = list(_beside_each(trial, names))
+    if not _likeness(trial, names, {}):
+        raise NotExercised(f"it is not fed what {' or '.join(names)} reads")
+    for changed in _other_settings(trial, names):
+        _likeness(trial, names, changed)
+
+
+def _likeness(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]) -> bool:
+    """Return whether the loss, with these settings changed, could be compared with its namesakes.
+
+    Raises:
+        Broken: it is none of them in any convention.
+    """
+    sides = list(_beside_each(trial, names, changed))
     asked = [each for side in sides for each in side.conventions()]
     if not asked:
-        raise NotExercised(f"it is not fed what {' or '.join(names)} reads")
+        return False
+    said = ", ".join(f"{name} = {value:g}" for name, value in changed.items())
     alike = [each for each in asked if each.factor is not None]
     if alike:
         breaks = [_broken_gradient(each) for each in alike]
         if None not in breaks:
             assert breaks[0] is not None
             raise breaks[0]
-        return
+        return True
     for side in sides:
         side.require_no_more_inputs()
     first = asked[0].answers[0]
     conventions_tried = f"one of {len(asked)} conventions of {' or '.join(names)}"
-    raise Broken(first.got.value, f"{number(first.wanted.value)}, or the value in {conventions_tried}", guessed=True)
+    wanted = f"{number(first.wanted.value)}, or the value in {conventions_tried}"
+    raise Broken(first.got.value, wanted, changed=said, guessed=True)
 
 
-def _beside_each(trial: Trial, names: tuple[str, ...]) -> Iterator[_SideBySide]:
+def _beside_each(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]) -> Iterator[_SideBySide]:
     for name in names:
-        with contextlib.suppress(TargetError):  # it needs a setting this loss does not have
-            yield _SideBySide(trial, name)
+        with contextlib.suppress(TargetError, ValueError):  # a setting it does not have, or does not allow
+            yield _SideBySide(trial, name, changed)
+
+
+def _other_settings(trial: Trial, names: tuple[str, ...]) -> Iterator[dict[str, float]]:
+    """Yield each number this loss and a namesake are both set by, at another value: some mistakes hide at a default."""
+    settings = trial.bench.subject.settings
+    if trial.bench.subject.rebuild is None:
+        return
+    known = [settings_of(registry.get(name)) for name in names]
+    for name, value in settings.items():
+        other = value / 2 if value else 0.1
+        if isinstance(value, float) and any(
+            shared_settings(settings, each) != shared_settings({**settings, name: other}, each) for each in known
+        ):
+            yield {name: other}
 
 
 @dataclass(frozen=True)
@@ -97,12 +127,14 @@ class _Convention:
 class _SideBySide:
     """A loss beside a reference it is named after."""
 
-    def __init__(self, trial: Trial, name: str) -> None:
-        self.comparison = trial.bench.compared_with(name)
-        self.losses = list(conventions(registry.get(name), trial.bench.subject.settings))
+    def __init__(self, trial: Trial, name: str, changed: Mapping[str, float]) -> None:
+        subject = trial.bench.subject
+        self.loss = subject.rebuild(changed) if changed and subject.rebuild is not None else None
+        self.comparison = trial.bench.compared_with(name, changed)
+        self.losses = list(conventions(registry.get(name), {**subject.settings, **changed}))
         trials = [Trial(trial.bench, case) for case, _ in trial.bench.cases_of(OVER, 2) if _is_ordinary(case)]
         self.fed = [(each, _one_advantage_per_row(self.comparison.common(each))) for each in trials]
-        self.ours = [self.comparison.ours(each, common) for each, common in self.fed]
+        self.ours = [self.comparison.ours(each, common, self.loss) for each, common in self.fed]
         for each in trials:
             each.compare_in_float32()
 
@@ -132,7 +164,7 @@ class _SideBySide:
             if not (slot.movable or slot.trainable) or slot.key not in common.tensors:
                 continue
             moved = common.with_tensors({slot.key: common.tensors[slot.key] * 0.75})
-            if not any(trial.moves(self.ours[0], self.comparison.ours(trial, moved))):
+            if not any(trial.moves(self.ours[0], self.comparison.ours(trial, moved, self.loss))):
                 continue
             if not any(self._follows(trial, common, moved, loss) for loss in self.losses):
                 raise NotExercised(
