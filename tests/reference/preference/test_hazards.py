@@ -121,3 +121,15 @@ def test_orpo_of_answers_that_are_certain(p: float) -> None:
             exact, _ = at("orpo", 0.0, 0.0, p_w=min(p_w, -(2.0**-23)), p_l=min(p_l, -(2.0**-23)))
             assert value == pytest.approx(exact, rel=1e-5, abs=2e-7)
             assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["aot", "aot_unpaired", "kto", "bco", "beta_dpo"])
+def test_a_batch_twice_over_is_what_it_was_once(name: str) -> None:
+    """Quantiles, reference points and running means of a batch are those of its copies, whichever of them comes first."""
+    batch, outputs = answers(101, sample_mask="floats")
+    batch["sample_mask"] = batch["sample_mask"] * 4  # no divisor is held at 1
+    twice = [{k: torch.cat([x, x]) for k, x in tensors.items()} for tensors in (batch, outputs)]
+    value, gradient = value_and_gradient(name, batch, outputs, LP)
+    got, got_gradient = value_and_gradient(name, twice[0], twice[1], LP)
+    torch.testing.assert_close(got, value, rtol=1e-13, atol=0)
+    torch.testing.assert_close(got_gradient[:12] + got_gradient[12:], gradient, rtol=1e-12, atol=1e-16)

@@ -18,6 +18,7 @@ Config = dict[str, Any]
 LP = "next_token_logprobs"
 UNIT: Config = {"beta": 1.0}
 TINY = math.exp(-40)
+CLIPPED = (-0.5 / (1 + math.e), 0.5 / (1 + math.e))
 
 
 @pytest.mark.parametrize(
@@ -66,14 +67,16 @@ def test_swapping_chosen_and_rejected(name: str, config: Config, odd: Any, delta
         ("hinge_dpo", {"beta": 0.5}, (2.0, 0.0), (-1.0, -1.0), (0.0, 0.0)),
         ("slic_hf", {"delta": 2.0}, (0.0, 0.0), (-1.0, -3.0), (0.0, 0.0)),
         ("dpop", UNIT, (0.0, 0.0), (-1.0, -1.0), (-0.5, 0.5)),  # as dpo: no penalty yet
-        ("chi_po", {"beta": 0.25, "reward_limit": 0.5}, (0.0, 0.0), (-1.0, -1.0), (-0.25, 0.25)),
+        # Where the exponent meets its limit u' is still 2; with no exponent left, u(h) = h, the margin meets 2 R at 1.
+        ("chi_po", {"beta": 0.25, "log_ratio_limit": 0.0}, (0.0, 0.0), (-1.0, -1.0), (-0.25, 0.25)),
+        ("chi_po", {"beta": 0.5, "log_ratio_limit": -1e3, "reward_limit": 0.5}, (2.0, 0.0), (-1.0, -1.0), CLIPPED),
     ],
 )
 def test_slope_on_a_kink(
     name: str, config: Config, h: tuple[float, float], p: tuple[float, float], gradient: tuple[float, float]
 ) -> None:
     _, got = at(name, *h, config, p_w=p[0], p_l=p[1])
-    assert got.tolist() == list(gradient)
+    assert got.tolist() == pytest.approx(list(gradient), rel=1e-15, abs=0)
 
 
 def test_a_tie_in_rrhf_pushes_nobody() -> None:
