@@ -93,9 +93,14 @@ def test_answers_of_one_length_scale_beta() -> None:
     got = value_and_gradient(registry.create("dpo_norm", {"beta": 0.6}), batch, outputs, LP)
     expected = value_and_gradient(registry.create("dpo", {"beta": 0.2}), batch, outputs, LP)
     torch.testing.assert_close(got, expected)
+    # (D / 3 - 1 / (2 beta))^2 is (D - 3 / (2 beta))^2 / 9.
+    of_means = registry.create("ipo", {"beta": 0.6, "average_log_probs": True})
+    of_sums = value_and_gradient(registry.create("ipo", {"beta": 0.2}), batch, outputs, LP)
+    torch.testing.assert_close(value_and_gradient(of_means, batch, outputs, LP), tuple(x / 9 for x in of_sums))
     batch["token_mask"] = torch.eye(6, dtype=torch.float64)[[1, 3, 2, 5, 4, 1]]
-    got, expected = (value_and_gradient(name, batch, outputs, LP) for name in ("dpo_norm", "dpo"))
-    torch.testing.assert_close(got, expected)
+    for loss, name in ((registry.create("dpo_norm"), "dpo"), (of_means, "ipo")):
+        expected = value_and_gradient(registry.create(name, {"beta": loss.beta}), batch, outputs, LP)
+        torch.testing.assert_close(value_and_gradient(loss, batch, outputs, LP), expected)
 
 
 @pytest.mark.parametrize(
