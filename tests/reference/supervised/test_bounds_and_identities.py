@@ -172,3 +172,25 @@ def test_bfloat16_logits_are_normalised_in_float32(name: str) -> None:
     assert value.dtype is torch.float32
     exact = registry.create(name).compute_loss(batch, wide)
     assert value.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("name", "config", "value"),
+    [
+        ("nll", {}, math.inf),
+        *(("focal_ce", {"gamma": gamma}, math.inf) for gamma in (0.0, 0.5, 2.0)),
+        ("focal_ce", {"gamma": 2.0, "detach_weight": True}, math.inf),
+        ("poly1_ce", {}, math.inf),
+        ("dft", {}, 0.0),
+    ],
+    ids=str,
+)
+def test_a_target_that_cannot_be(name: str, config: Config, value: float, dtype: torch.dtype) -> None:
+    """Its cross entropy is infinite, with slope -1; its part of DFT is p log p = 0. Nothing is 0 times inf."""
+    slope = -1.0 if value else 0.0
+    assert at_logprob(name, -math.inf, config, dtype=dtype) == (value, slope)
+    assert at_logprob(name, -1e4, config, dtype=dtype)[1] == slope
+    got, gradient = at_logits(name, [-math.inf, 0.0, 0.0], config, dtype=dtype)
+    assert got == value
+    assert gradient.tolist() == pytest.approx([slope, -slope / 2, -slope / 2])
