@@ -111,3 +111,18 @@ def test_the_divergence_of_a_coin_that_always_falls_one_way(dtype: torch.dtype) 
     (slope,) = torch.autograd.grad(kl.sum(), x)
     assert kl.tolist() == pytest.approx([-math.log(0.2)] * 3 + [-math.log(0.8)] * 3)
     assert slope.tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("impossible", [0, 1])
+@pytest.mark.parametrize("weighting", ["aligned", "clamped"])
+def test_wpo_trusts_no_pair_the_policy_could_not_have_written(weighting: str, impossible: int) -> None:
+    batch, _ = one_token([0.4, 0.1, 0.3, 0.2])
+    logits = torch.zeros(4, 2, 3, dtype=torch.float64)
+    loss = registry.create("wpo", {"weighting": weighting})
+    found = []
+    for z in (-math.inf, FAR):
+        logits[impossible, 0, 0] = z
+        found.append(value_and_gradient(loss, batch, {"logits": logits}, "logits"))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-14, atol=0)
+    assert found[0][1][:2].abs().max() == 0
+    assert found[0][1][2:].abs().max() > 0
