@@ -126,3 +126,24 @@ def test_wpo_trusts_no_pair_the_policy_could_not_have_written(weighting: str, im
     torch.testing.assert_close(found[0], found[1], rtol=1e-14, atol=0)
     assert found[0][1][:2].abs().max() == 0
     assert found[0][1][2:].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        *((name, {}) for name in ("infonca", "plackett_luce_dpo", "lipo", "rrhf")),
+        ("infonca", {"variant": "nca"}),
+        ("rrhf", {"nll_weight": 0.0}),
+    ],
+    ids=str,
+)
+def test_the_worst_of_three_may_be_impossible(name: str, config: Config) -> None:
+    """Rewards 2000 apart leave it none of the target of InfoNCA, whose 0 log 0 is 0."""
+    loss = registry.create(name, {"group_size": 3, **config})
+    found = []
+    for p in (-math.inf, FAR):
+        batch, outputs = one_token([0.1, 0.2, 0.3], rewards=[40.0, 39.0, -2000.0])
+        outputs[LP][2] = p
+        found.append(value_and_gradient(loss, batch, outputs, LP))
+    assert found[1][0].isfinite()
+    torch.testing.assert_close(found[0], found[1], rtol=1e-14, atol=0)

@@ -170,3 +170,36 @@ def test_process_rewards_of_a_certain_class(far: float) -> None:
         assert got.item() == value
         if value < math.inf:
             assert gradient.isfinite().all()
+
+
+INF = math.inf
+
+
+@pytest.mark.parametrize(("name", "constants"), [
+    *((name, {}) for name in ("bradley_terry", "logexp_pairwise")),
+    ("bt_margin", {"margin": [0.5, 0.0]}),
+    ("bt_soft_label", {"preference_probability": [1.0, 0.0]}),
+    ("bt_soft_label", {"preference_probability": [0.0, 0.0]}),
+    ("orm_bce", {"labels": [1.0, 0.0]}),
+    *((name, {"rewards": [1.0, 0.0], "group_size": 2}) for name in RANKING),
+], ids=str)  # fmt: skip
+def test_an_infinite_score_that_is_right_costs_nothing(name: str, constants: dict[str, Any]) -> None:
+    """As half precision makes them: the loss is that of a score far off, not 0 times inf, nor inf - inf."""
+    for r_w, r_l in ((0.0, -INF), (-INF, 0.0), (INF, 0.0), (0.0, INF)):
+        if name == "plackett_luce_rm" and INF in (r_w, r_l):
+            continue  # its ratio to the others has no limit that a log-sum-exp could take
+        value, gradient = scored(name, [r_w, r_l], **constants)
+        expected, slope = scored(name, [min(max(x, -1e9), 1e9) for x in (r_w, r_l)], **constants)
+        if expected < 1e6:
+            assert value == pytest.approx(expected)
+            torch.testing.assert_close(gradient, slope)
+        else:
+            assert value == INF
+
+
+@pytest.mark.parametrize("name", RANKING)
+def test_the_worst_of_three_may_be_impossible(name: str) -> None:
+    value, gradient = scored(name, [0.3, -INF, 1.0], rewards=[1.0, 0.0, 2.0], group_size=3)
+    expected, slope = scored(name, [0.3, -1e9, 1.0], rewards=[1.0, 0.0, 2.0], group_size=3)
+    assert value == pytest.approx(expected, rel=1e-14)
+    torch.testing.assert_close(gradient, slope)
