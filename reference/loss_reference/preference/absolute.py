@@ -62,7 +62,7 @@ def cal_dpo(h_w: Tensor, h_l: Tensor, beta: float = 0.1) -> Tensor:
 
 def dpop(h_w: Tensor, h_l: Tensor, beta: float = 0.3, lambda_: float = 50.0) -> Tensor:
     """Return -log sigma(beta (h_w - h_l - lambda max(0, -h_w))) from log-ratios h [N]; beta above 0, lambda at least 0."""
-    return dpo(h_w - h_l - lambda_ * F.relu(-h_w), beta)
+    return dpo(h_w - h_l - lambda_ * F.relu(-h_w) if lambda_ > 0 else h_w - h_l, beta)
 
 
 @register("nca_pair")

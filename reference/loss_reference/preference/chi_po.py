@@ -41,9 +41,10 @@ def chi_po(
 class ChiPOLoss(PairLoss):
     """chi-PO: l = -log sigma(clip(beta (u(h_w) - u(h_l)), -2 R, 2 R)), u(h) = exp(min(h, limit)) + h.
 
-    Inputs and errors as in ``PairLoss``. Between softplus(-2 R) and softplus(2 R), log 2 at policy = reference. The gradient
-    carries u'(h) = exp(h) + 1 up to h = limit and 1 above it, and is 0 where the margin is clipped: also where it is clipped
-    on the wrong side, at beta (u(h_w) - u(h_l)) < -2 R.
+    Inputs and errors as in ``PairLoss``. Between softplus(-2 R) and softplus(2 R), log 2 at policy = reference. Not a
+    function of h_w - h_l alone: one nat more in both changes it. The gradient carries u'(h) = exp(h) + 1 up to h = limit and
+    1 above it, and is 0 where the margin is clipped: also where it is clipped on the wrong side, at
+    beta (u(h_w) - u(h_l)) < -2 R.
 
     Config: ``beta`` (0.1, above 0); ``log_ratio_limit`` (20, at most 80, where exp leaves float32); ``reward_limit`` R (10,
     above 0).

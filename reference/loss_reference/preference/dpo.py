@@ -30,6 +30,8 @@ def dpo(delta: Tensor, beta: float = 0.1, label_smoothing: float = 0.0) -> Tenso
         label_smoothing: e in [0, 1/2], the probability that a pair is labelled the wrong way round.
     """
     x = beta * delta
+    if label_smoothing == 0:  # of an impossible rejected answer, delta = inf, the other term is 0 times inf
+        return -F.logsigmoid(x)
     return -(1 - label_smoothing) * F.logsigmoid(x) - label_smoothing * F.logsigmoid(-x)
 
 

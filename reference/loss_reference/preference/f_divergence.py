@@ -1,4 +1,8 @@
-"""f-DPO: the log-ratio of each answer passes through the derivative of another divergence than the reverse KL."""
+"""f-DPO: the log-ratio of each answer passes through the derivative of another divergence than the reverse KL.
+
+The level of the log-ratios counts, not only their difference: one nat more in both answers of a pair changes the loss, unless
+the divergence is the reverse KL.
+"""
 
 from __future__ import annotations
 

@@ -155,4 +155,4 @@ class CPOLoss(ImitatingLoss):
         n = trained_lengths(m).clamp(min=1) if self.loss_type == "ipo" else 1
         p_w, p_l = active_pairs(lp.sum(dim=1) / n, w)
         preference = mean_of_pairs(margin_loss(p_w - p_l, self.loss_type, self.beta, self.label_smoothing), w, batch)
-        return preference + self.alpha * self.chosen_nll(lp, m, batch)
+        return preference + self.alpha * self.chosen_nll(lp, m, batch) if self.alpha > 0 else preference

@@ -8,6 +8,7 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.preference.groupwise import GroupLoss, group_contract
 from loss_reference.preference.pairwise import BETA
+from loss_reference.reduction import keep_active
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
@@ -15,13 +16,16 @@ __all__ = ["InfoNCALoss", "infonca", "nca"]
 
 
 def infonca(r: Tensor, target: Tensor) -> Tensor:
-    """Return -sum_k target_k log softmax(r)_k, one term per group, from r = beta h and a distribution, both [N, K]."""
-    return -(target * r.log_softmax(dim=1)).sum(dim=1)
+    """Return -sum_k target_k log softmax(r)_k, one term per group, from r = beta h and a distribution, both [N, K].
+
+    0 log 0 is 0: an impossible answer that nothing is wanted of costs nothing.
+    """
+    return -(target * keep_active(r.log_softmax(dim=1), target)).sum(dim=1)
 
 
 def nca(r: Tensor, target: Tensor) -> Tensor:
     """Return -sum_k [target_k log sigma(r_k) + log sigma(-r_k) / K], one term per group, from r = beta h, both [N, K]."""
-    return -(target * F.logsigmoid(r) + F.logsigmoid(-r) / r.shape[1]).sum(dim=1)
+    return -(target * keep_active(F.logsigmoid(r), target) + F.logsigmoid(-r) / r.shape[1]).sum(dim=1)
 
 
 @register("infonca")

@@ -111,6 +111,8 @@ class XPOLoss(OnlineDPOLoss):
     alpha = Setting(1e-5, least=0.0)
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
+        if self.alpha == 0:
+            return super().paired_loss(batch, model_outputs)
         h, w = sequence_log_ratio(batch, model_outputs)
         _, p_ref = active_pairs(sequence_logprob(batch, model_outputs)[0], w)
         return mean_of_pairs(self.judged(batch, h, w) + self.alpha * p_ref, w, batch)

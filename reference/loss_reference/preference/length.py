@@ -18,7 +18,7 @@ from loss_reference.preference.pairwise import (
     token_log_ratio,
     trained_lengths,
 )
-from loss_reference.reduction import row_weights
+from loss_reference.reduction import keep_active, row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
@@ -66,7 +66,8 @@ class LDDPOLoss(PairLoss):
 
     def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
         ratio, m = token_log_ratio(batch, model_outputs)
-        return (common_length_weights(m, self.alpha) * ratio).sum(dim=1), row_weights(batch, ratio)
+        shares = common_length_weights(m, self.alpha)
+        return (shares * keep_active(ratio, shares)).sum(dim=1), row_weights(batch, ratio)
 
     def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
         return dpo(h_w - h_l, self.beta)

@@ -30,7 +30,8 @@ def plackett_luce(r: Tensor, rewards: Tensor) -> Tensor:
     r = r.gather(1, rewards.argsort(dim=1, descending=True, stable=True))
     still_there = torch.ones(r.shape[1], r.shape[1], dtype=torch.bool, device=r.device).triu()
     left = r.unsqueeze(1).masked_fill(~still_there, -math.inf)
-    return (left.logsumexp(dim=2) - r).sum(dim=1)
+    # The last is drawn with certainty, even where it is impossible and its term would be inf - inf.
+    return (left[:, :-1].logsumexp(dim=2) - r[:, :-1]).sum(dim=1)
 
 
 def lambda_weights(s: Tensor, labels: Tensor) -> Tensor:
@@ -49,8 +50,9 @@ def lambda_weights(s: Tensor, labels: Tensor) -> Tensor:
 def lipo(s: Tensor, labels: Tensor) -> Tensor:
     """Return sum_{psi_i > psi_j} lambda_ij softplus(s_j - s_i) with ``lambda_weights``, from scores and labels [N, K]."""
     better = labels.unsqueeze(2) > labels.unsqueeze(1)
-    per_pair = lambda_weights(s, labels) * F.softplus(s.unsqueeze(1) - s.unsqueeze(2))
-    return torch.where(better, per_pair, 0.0).sum(dim=(1, 2))
+    # An impossible answer beside itself is -inf - (-inf).
+    gap = torch.where(better, s.unsqueeze(1) - s.unsqueeze(2), 0.0)
+    return torch.where(better, lambda_weights(s, labels) * F.softplus(gap), 0.0).sum(dim=(1, 2))
 
 
 @register("plackett_luce_dpo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,7 +22,9 @@ __all__ = ["RRHFLoss", "rank_violations"]
 def rank_violations(scores: Tensor, rewards: Tensor) -> Tensor:
     """Return sum over reward_i < reward_j of max(0, score_i - score_j), one term per group, from [N, K] each."""
     worse = rewards.unsqueeze(2) < rewards.unsqueeze(1)
-    return (worse * F.relu(scores.unsqueeze(2) - scores.unsqueeze(1))).sum(dim=(1, 2))
+    # An impossible answer beside itself is -inf - (-inf).
+    gap = torch.where(worse, scores.unsqueeze(2) - scores.unsqueeze(1), 0.0)
+    return F.relu(gap).sum(dim=(1, 2))
 
 
 @register("rrhf")
@@ -54,5 +57,8 @@ class RRHFLoss(GroupLoss):
         p = active_groups(lp.sum(dim=1), w, self.group_size)
         q = p / active_groups(n, w, self.group_size).clamp(min=1) ** self.length_penalty
         rewards = active_groups(row_constant(batch, "rewards", lp), w, self.group_size)
-        p_best = p.gather(1, rewards.argmax(dim=1, keepdim=True)).squeeze(1)
-        return (group_weights(w, self.group_size) * (rank_violations(q, rewards) - self.nll_weight * p_best)).sum()
+        terms = rank_violations(q, rewards)
+        if self.nll_weight > 0:
+            p_best = p.gather(1, rewards.argmax(dim=1, keepdim=True)).squeeze(1)
+            terms = terms - self.nll_weight * p_best
+        return (group_weights(w, self.group_size) * terms).sum()

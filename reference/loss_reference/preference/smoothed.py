@@ -26,6 +26,8 @@ def robust_dpo(delta: Tensor, beta: float = 0.1, label_smoothing: float = 0.1) -
         label_smoothing: e in [0, 1/2), the probability that a pair is labelled the wrong way round.
     """
     x, e = beta * delta, label_smoothing
+    if e == 0:
+        return dpo(delta, beta)
     return (-(1 - e) * F.logsigmoid(x) + e * F.logsigmoid(-x)) / (1 - 2 * e)
 
 

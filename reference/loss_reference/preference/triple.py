@@ -66,6 +66,8 @@ class TripleLoss(LossFunction):
         mean_p = active_groups(lp.sum(dim=1) / n.clamp(min=1), w, 3)
         s_w, s_l, _ = (mean_p if self.averages() else p).unbind(dim=1)
         terms = self.terms(s_w, s_l)
+        if self.tpo_alpha == 0:
+            return mean_of_groups(terms, w, batch, 3)
         if self.nll_average == "sequence":
             return mean_of_groups(terms - self.tpo_alpha * mean_p[:, 2], w, batch, 3)
         tokens = active_groups(n, w, 3)[:, 2] * group_weights(w, 3)

@@ -16,7 +16,7 @@ from loss_reference.preference.dpo import dpo
 from loss_reference.preference.full_distribution import next_token_distribution, of_sampled
 from loss_reference.preference.layout import PairedLoss
 from loss_reference.preference.pairwise import BETA, active_pairs, pair_contract, trained_lengths
-from loss_reference.reduction import row_weights
+from loss_reference.reduction import keep_active, row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
@@ -78,7 +78,9 @@ class WPOLoss(PairedLoss):
         h = (lp - token_constant(batch, "reference_policy_logprobs", m)).sum(dim=1)
         h_w, h_l = active_pairs(h, w)
         terms = dpo(h_w - h_l, self.beta, self.label_smoothing)
-        return mean_of_pairs(self._pair_weight(lp, log_pi, m, w) * terms, w, batch)
+        weight = self._pair_weight(lp, log_pi, m, w)
+        # An impossible answer weighs 0, by which its infinite term cannot be multiplied; the limit is 0.
+        return mean_of_pairs(weight * keep_active(terms, weight), w, batch)
 
     def _pair_weight(self, lp: Tensor, log_pi: Tensor, m: Tensor, w: Tensor) -> Tensor:
         n = trained_lengths(m).clamp(min=1)

@@ -9,6 +9,7 @@ from torch import Tensor
 from loss_reference.contract import Field, Option
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.pairs import mean_of_pairs
+from loss_reference.reduction import keep_active
 from loss_reference.registry import register
 from loss_reference.reward.contract import REWARD_PAIRS
 from loss_reference.reward.scores import pair_constant, pair_scores
@@ -43,8 +44,11 @@ def logexp_pairwise(r_w: Tensor, r_l: Tensor) -> Tensor:
 
 
 def bt_soft_label(r_w: Tensor, r_l: Tensor, q: Tensor) -> Tensor:
-    """Return -q log sigma(r_w - r_l) - (1 - q) log sigma(r_l - r_w), one term per pair, for scores and q [N]."""
-    return -q * F.logsigmoid(r_w - r_l) - (1 - q) * F.logsigmoid(r_l - r_w)
+    """Return -q log sigma(r_w - r_l) - (1 - q) log sigma(r_l - r_w), one term per pair, for scores and q [N].
+
+    What a certain label rules out is not taken: 0 times the -inf of an infinite score.
+    """
+    return -q * keep_active(F.logsigmoid(r_w - r_l), q) - (1 - q) * keep_active(F.logsigmoid(r_l - r_w), 1 - q)
 
 
 @register("bt_margin")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from loss_reference.contract import Contract, Field
 from loss_reference.interface import Batch, LossFunction, Outputs
-from loss_reference.reduction import mean_of_rows
+from loss_reference.reduction import keep_active, mean_of_rows
 from loss_reference.registry import register
 from loss_reference.reward.scores import row_constant, row_scores
 
@@ -20,8 +20,11 @@ def reward_regression(r: Tensor, score: Tensor) -> Tensor:
 
 
 def orm_bce(r: Tensor, y: Tensor) -> Tensor:
-    """Return -y log sigma(r) - (1 - y) log sigma(-r), one term per row, for logits r [B] and labels y [B] in [0, 1]."""
-    return -y * F.logsigmoid(r) - (1 - y) * F.logsigmoid(-r)
+    """Return -y log sigma(r) - (1 - y) log sigma(-r), one term per row, for logits r [B] and labels y [B] in [0, 1].
+
+    What a certain label rules out is not taken: 0 times the -inf of an infinite logit.
+    """
+    return -y * keep_active(F.logsigmoid(r), y) - (1 - y) * keep_active(F.logsigmoid(-r), 1 - y)
 
 
 @register("reward_regression")

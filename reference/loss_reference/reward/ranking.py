@@ -39,7 +39,9 @@ def all_pairs(r: Tensor, true: Tensor) -> Tensor:
     """
     K = r.shape[-1]
     better = true.unsqueeze(-1) > true.unsqueeze(-2)
-    pairs = torch.where(better, -F.logsigmoid(r.unsqueeze(-1) - r.unsqueeze(-2)), 0.0)
+    # An infinite score beside itself is inf - inf.
+    gap = torch.where(better, r.unsqueeze(-1) - r.unsqueeze(-2), 0.0)
+    pairs = torch.where(better, -F.logsigmoid(gap), 0.0)
     return pairs.sum(dim=(-2, -1)) / (K * (K - 1) / 2)
 
 
@@ -57,7 +59,8 @@ def plackett_luce(r: Tensor, true: Tensor) -> Tensor:
     K = r.shape[-1]
     remaining = torch.ones(K, K, dtype=torch.bool, device=r.device).triu()
     log_sums = logsumexp_where(r.unsqueeze(-2).expand(*r.shape, K), remaining)
-    return (log_sums - r).sum(dim=-1)
+    # The last is drawn with certainty, even where its score is -inf and its term would be inf - inf.
+    return (log_sums - r)[..., :-1].sum(dim=-1)
 
 
 class RankingLoss(LossFunction):

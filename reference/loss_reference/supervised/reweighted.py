@@ -12,6 +12,7 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import trained_logprobs
+from loss_reference.reduction import keep_active
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.supervised.contract import SUPERVISED
@@ -34,7 +35,8 @@ def focal_ce(lp: Tensor, gamma: float = 2.0, alpha: float = 1.0, detach_weight: 
     # At p = 1 the slope of the weight alone is infinite for gamma < 1; that of the product is 0.
     uncertain = lp < -torch.finfo(lp.dtype).tiny
     lp = torch.where(uncertain, lp, -1.0)
-    weight = (-torch.expm1(lp)) ** gamma
+    # At p = 0 the loss is inf, its slope -alpha: p is 0 in float64 long before -1000, below which the weight has no slope.
+    weight = (-torch.expm1(lp.clamp(min=-1e3))) ** gamma
     return torch.where(uncertain, -alpha * (weight.detach() if detach_weight else weight) * lp, 0.0)
 
 
@@ -44,8 +46,9 @@ def poly1_ce(lp: Tensor, epsilon: float = 2.0) -> Tensor:
 
 
 def dft(lp: Tensor) -> Tensor:
-    """Return -p lp with the weight p = exp(lp) constant, one term per token."""
-    return -lp.detach().exp() * lp
+    """Return -p lp with the weight p = exp(lp) constant, one term per token; 0 at p = 0."""
+    p = lp.detach().exp()
+    return -p * keep_active(lp, p)
 
 
 @register("focal_ce")

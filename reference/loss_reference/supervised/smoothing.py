@@ -109,9 +109,10 @@ class ConfidencePenaltyLoss(TokenLevelLoss):
     """Confidence penalty: l = -log pi_y - c H(pi), the cross entropy of next token y less c times the entropy.
 
     Reads ``logits`` [B, S, V], ``input_ids`` and ``token_mask`` [B, S]; optional ``sample_mask`` [B],
-    ``global_valid_toks``, ``global_valid_seqs``. Result in nats per token, at least -c log V, so of either sign;
-    (1 - c) log V for uniform logits; ``nll`` for c = 0. The model receives gradient:
-    dL/dlogits_v = m [pi_v - 1(v = y) + c pi_v (log pi_v + H)] / T_g. A token of probability 0 adds nothing to H.
+    ``global_valid_toks``, ``global_valid_seqs``. Result in nats per token, of either sign: at least
+    -c log V, which no c above 0 reaches (uniform logits, where the entropy is largest, give (1 - c) log V); ``nll`` for
+    c = 0. The model receives gradient: dL/dlogits_v = m [pi_v - 1(v = y) + c pi_v (log pi_v + H)] / T_g. A token
+    of probability 0 adds nothing to H.
 
     Config: ``coefficient`` c (0.1, at least 0); ``aggregation`` (``"token_mean"``); ``max_length`` (above 0, needed by
     ``"fixed"``).

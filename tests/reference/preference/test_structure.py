@@ -145,6 +145,16 @@ def test_odds_at_both_ends() -> None:
         assert slope == 0
 
 
+@pytest.mark.parametrize("x", [-1e-7, -1e-3, -0.5, -0.6931, -0.6932, -1.0, -5.0, -17.0, -80.0])
+def test_log_of_one_minus_a_probability_keeps_its_digits(x: float) -> None:
+    """log(1 - exp(x)) alone loses them all for x near 0, and for x below -17; its slope is 1 / (1 - exp(-x))."""
+    x = torch.tensor(x, dtype=torch.float32).item()
+    value, slope = with_slope(log1mexp, x)
+    exact = math.log(-math.expm1(x)) if x > -1 else math.log1p(-math.exp(x))
+    assert value == pytest.approx(exact, rel=4e-7, abs=0)  # a few roundings of float32
+    assert slope == pytest.approx(-1 / math.expm1(-x), rel=4e-7, abs=0)
+
+
 def test_orpo_of_an_answer_without_tokens() -> None:
     batch, outputs = pairs([0.0], [0.0], p_w=-0.5)
     batch["token_mask"][1] = 0

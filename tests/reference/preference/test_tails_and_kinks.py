@@ -18,6 +18,7 @@ Config = dict[str, Any]
 LP = "next_token_logprobs"
 UNIT: Config = {"beta": 1.0}
 TINY = math.exp(-40)
+CLIPPED = (-0.5 / (1 + math.e), 0.5 / (1 + math.e))
 
 
 @pytest.mark.parametrize(
@@ -66,14 +67,16 @@ def test_swapping_chosen_and_rejected(name: str, config: Config, odd: Any, delta
         ("hinge_dpo", {"beta": 0.5}, (2.0, 0.0), (-1.0, -1.0), (0.0, 0.0)),
         ("slic_hf", {"delta": 2.0}, (0.0, 0.0), (-1.0, -3.0), (0.0, 0.0)),
         ("dpop", UNIT, (0.0, 0.0), (-1.0, -1.0), (-0.5, 0.5)),  # as dpo: no penalty yet
-        ("chi_po", {"beta": 0.25, "reward_limit": 0.5}, (0.0, 0.0), (-1.0, -1.0), (-0.25, 0.25)),
+        # Where the exponent meets its limit u' is still 2; with no exponent left, u(h) = h, the margin meets 2 R at 1.
+        ("chi_po", {"beta": 0.25, "log_ratio_limit": 0.0}, (0.0, 0.0), (-1.0, -1.0), (-0.25, 0.25)),
+        ("chi_po", {"beta": 0.5, "log_ratio_limit": -1e3, "reward_limit": 0.5}, (2.0, 0.0), (-1.0, -1.0), CLIPPED),
     ],
 )
 def test_slope_on_a_kink(
     name: str, config: Config, h: tuple[float, float], p: tuple[float, float], gradient: tuple[float, float]
 ) -> None:
     _, got = at(name, *h, config, p_w=p[0], p_l=p[1])
-    assert got.tolist() == list(gradient)
+    assert got.tolist() == pytest.approx(list(gradient), rel=1e-15, abs=0)
 
 
 def test_a_tie_in_rrhf_pushes_nobody() -> None:
@@ -90,9 +93,14 @@ def test_answers_of_one_length_scale_beta() -> None:
     got = value_and_gradient(registry.create("dpo_norm", {"beta": 0.6}), batch, outputs, LP)
     expected = value_and_gradient(registry.create("dpo", {"beta": 0.2}), batch, outputs, LP)
     torch.testing.assert_close(got, expected)
+    # (D / 3 - 1 / (2 beta))^2 is (D - 3 / (2 beta))^2 / 9.
+    of_means = registry.create("ipo", {"beta": 0.6, "average_log_probs": True})
+    of_sums = value_and_gradient(registry.create("ipo", {"beta": 0.2}), batch, outputs, LP)
+    torch.testing.assert_close(value_and_gradient(of_means, batch, outputs, LP), tuple(x / 9 for x in of_sums))
     batch["token_mask"] = torch.eye(6, dtype=torch.float64)[[1, 3, 2, 5, 4, 1]]
-    got, expected = (value_and_gradient(name, batch, outputs, LP) for name in ("dpo_norm", "dpo"))
-    torch.testing.assert_close(got, expected)
+    for loss, name in ((registry.create("dpo_norm"), "dpo"), (of_means, "ipo")):
+        expected = value_and_gradient(registry.create(name, {"beta": loss.beta}), batch, outputs, LP)
+        torch.testing.assert_close(value_and_gradient(loss, batch, outputs, LP), expected)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,17 @@ def test_one_head_is_nll(counts: bool) -> None:
     torch.testing.assert_close(got_gradient.squeeze(2), gradient, rtol=1e-14, atol=1e-17)
 
 
+def test_a_shift_of_the_scores_of_a_head_changes_nothing() -> None:
+    g = torch.Generator().manual_seed(3)
+    logits = torch.randn(1, 5, 2, 5, generator=g, dtype=torch.float64)
+    batch = {"input_ids": IDS, "token_mask": MASK}
+    expected = value_and_gradient("mtp_ce", batch, {"mtp_logits": logits}, "mtp_logits")
+    moved = {"mtp_logits": logits + 30 * torch.randn(1, 5, 2, 1, generator=g, dtype=torch.float64)}
+    torch.testing.assert_close(
+        value_and_gradient("mtp_ce", batch, moved, "mtp_logits"), expected, rtol=1e-12, atol=1e-15
+    )
+
+
 def test_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mtp_logits has shape \(1, 5, 5\); expected \(1, 5, H, V\)"):
         mtp({"mtp_logits": torch.zeros(1, 5, 5)})
