@@ -131,10 +131,13 @@ class Bench:
             return {}
         if not isinstance(value, Tensor) or value.dim() == 0:
             return {}
-        return {
+        found: dict[str, tuple[Any, str]] = {
             "output": ("terms", "its first call gave one value per term"),
             "normalizer": ("sum", "the caller reduces the terms"),
         }
+        if value.shape == (PROBE.rows, PROBE.rows):  # no other axis of that case has this size
+            found["coupled"] = (True, "its first call gave one value for every row with every other")
+        return found
 
     @cached_property
     def coupling(self) -> Coupling:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+from typing import Any
 
 import numpy
 import torch
@@ -108,11 +109,25 @@ def repeatable(trial: Trial) -> None:
             trial.case.with_tensors({key: t.clone() for key, t in trial.case.tensors.items()}), loss
         )
     second = trial.evaluate(trial.case, loss=loss, same_object=True)
+    # A buffer that is registered and moves is kept on purpose, which its author need not have declared.
+    meant = trial.foreign and not trial.facts.any_promised and _moves_a_buffer(trial.loss, loss)
+    declare = "Contract(stateful=True)" if meant else ""
     if not _identical(first.value, second.value):
-        raise Broken(f"first {number(first.value)}, then {number(second.value)}", "the same value twice")
+        said = f"first {number(first.value)}, then {number(second.value)}"
+        raise Broken(said, "the same value twice", guessed=meant, declare=declare)
     for key, gradient in first.gradients.items():
         if not _identical(gradient, second.gradients[key]):
-            raise Broken(f"another gradient of {key} on the second call", "the same gradient twice")
+            said = f"another gradient of {key} on the second call"
+            raise Broken(said, "the same gradient twice", guessed=meant, declare=declare)
+
+
+def _moves_a_buffer(before: Any, after: Any) -> bool:
+    if not isinstance(before, nn.Module):
+        return False
+    kept = dict(before.named_buffers())
+    return any(
+        name not in kept or not torch.equal(kept[name].to(buffer), buffer) for name, buffer in after.named_buffers()
+    )
 
 
 @check(

@@ -61,9 +61,14 @@ def pairing(trial: Trial) -> None:
         cause="L is a sum over all combinations of rows: shapes such as [N, 1] and [N] were broadcast."
         if additive
         else "",
-        guessed=not promised and (not additive or embeds),
+        guessed=not promised and (not additive or embeds or _two_samples(side.slots)),
         declare="" if promised else "Contract(coupled=True) if rows are compared with all others",
     )
+
+
+def _two_samples(slots: tuple[Slot, ...]) -> bool:
+    """Return whether the names say no more than that there are two: perhaps two samples, no row of which has a partner."""
+    return all(slot.name in ("x", "y") for slot in slots)
 
 
 def _all_with_all(trial: Trial) -> str | None:

@@ -38,7 +38,7 @@ from loss_reference.contract import Contract, Field
 __all__ = ["ByNameProtocol"]
 
 _SOME_IGNORED: Final = replace(PLAN, samples="some")
-_OTHER_SIZES: Final = replace(PLAN, rows=6, tokens=4, vocabulary=7, top_k=2, features=5, seed=2)
+_OTHER_SIZES: Final = replace(PLAN, rows=3, tokens=4, vocabulary=7, top_k=2, features=5, seed=2)
 
 
 class ByNameProtocol(CallingProtocol):
