@@ -15,6 +15,7 @@ IN_ORDER: Final = (
     "finite_difference",
     "continuity",
     "flat",
+    "far_targets",
     "masking",
     "padding",
     "reduction",
@@ -41,10 +42,12 @@ IN_ORDER: Final = (
     "opposites",
     "declared_direction",
     "policy_signs",
+    "clip_range",
     "pulls",
     "on_policy",
     "options",
     "option_end_points",
+    "named_settings",
     "inputs",
     "stability",
     "half_precision",
@@ -58,6 +61,7 @@ IN_ORDER: Final = (
     "compilation",
     "vectorization",
     "metrics",
+    "clip_metrics",
     "memory",
 )
 """The files of this folder in which laws are registered; a law comes after what it requires."""

@@ -1,0 +1,119 @@
+"""Settings that do something else than their name says."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from loss_reference import Contract, Field, LossFunction, Option
+from tests.faults.fault import ADVICE, Fault
+from tests.faults.parts import kept, token_mean, token_weights
+
+REWARDS = {
+    "rewards_chosen": Field("rewards", "N", trainable=True),
+    "rewards_rejected": Field("rewards", "N", trainable=True),
+}
+
+
+class Smoothed(LossFunction):
+    """NLL with label smoothing."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.label_smoothing = self.config.get("label_smoothing", 0.1)
+
+    def share(self):
+        return self.label_smoothing
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        lp = kept(model_outputs["logits"][:, :-1], m).log_softmax(-1)
+        nll = -lp.gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
+        uniform = -torch.where(torch.isinf(lp), 0.0, lp).mean(-1)
+        return token_mean((1 - self.label_smoothing) * nll + self.share() * uniform, m, batch)
+
+
+class UniformUnweighted(Smoothed):
+    def share(self):
+        return 1.0
+
+
+def _pair(chosen, rejected):
+    return -F.logsigmoid(chosen - rejected)
+
+
+def centred_sum(rewards_chosen, rewards_rejected, center_coefficient=0.01):
+    centre = (rewards_chosen + rewards_rejected) ** 2
+    return (_pair(rewards_chosen, rewards_rejected) + center_coefficient * centre).mean()
+
+
+def centred_difference(rewards_chosen, rewards_rejected, center_coefficient=0.01):
+    centre = (rewards_chosen - rewards_rejected) ** 2
+    return (_pair(rewards_chosen, rewards_rejected) + center_coefficient * centre).mean()
+
+
+class SoftAndHard(LossFunction):
+    """KL to a softened teacher beside the cross-entropy of the labels."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.alpha = self.config.get("alpha", 0.5)
+        self.temperature = self.config.get("temperature", 2.0)
+
+    def hard(self, logits):
+        return logits
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        logits = kept(model_outputs["logits"][:, :-1], m)
+        s = (logits / self.temperature).log_softmax(-1).clamp(min=-1e30)
+        t = (kept(batch["teacher_logits"][:, :-1].detach(), m) / self.temperature).log_softmax(-1).clamp(min=-1e30)
+        soft = (t.exp() * (t - s)).sum(-1) * self.temperature**2
+        nll = -self.hard(logits).log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
+        return token_mean(self.alpha * soft + (1 - self.alpha) * nll, m, batch)
+
+
+class HardSoftenedToo(SoftAndHard):
+    def hard(self, logits):
+        return logits / self.temperature
+
+
+FAULTS = (
+    Fault(
+        "X444",
+        "the uniform part is not weighted with the smoothing",
+        "TimDettmers/ConvE#55",
+        UniformUnweighted,
+        Smoothed,
+        ("options",),
+        Contract(family="supervised", level="token", normalizer="global", lower_bound=0.0),
+        bare=ADVICE,
+    ),
+    Fault(
+        "X445",
+        "the centring term squares the difference of the rewards",
+        "huggingface/trl#1932",
+        centred_difference,
+        centred_sum,
+        ("options",),
+        Contract(family="reward", level="pair", fields=REWARDS),
+        bare=ADVICE,
+    ),
+    Fault(
+        "X446",
+        "the temperature divides the logits of the hard cross-entropy as well",
+        "",
+        HardSoftenedToo,
+        SoftAndHard,
+        ("options",),
+        Contract(
+            family="composite",
+            level="token",
+            normalizer="global",
+            lower_bound=0.0,
+            options={"alpha": Option(values=(0.0, 0.5)), "temperature": Option(values=(1.0, 2.0))},
+        ),
+        bare=ADVICE,
+        advice=True,
+    ),
+)
