@@ -37,6 +37,7 @@ from tests.faults import (
     stability,
     terms,
     thresholds,
+    whole_inputs,
 )
 from tests.faults.fault import by_id
 
@@ -73,5 +74,6 @@ MODULES: Final = (
     blind,
     named,
     declared,
+    whole_inputs,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

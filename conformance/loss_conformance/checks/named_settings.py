@@ -56,7 +56,7 @@ def smoothing_switches_off(trial: Trial) -> None:
         f"{number(weak)}, and {number(strong)} at twice the certainty",
         "towards 0",
         changed=f"smoothing 0, {model.key} right about every {goal.key}, and ever surer",
-        **({"guessed": True} if trial.foreign else declared_only(trial, "family")),
+        **declared_only(trial, "family"),
     )
 
 
