@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
 from loss_reference import Contract, Field, LossFunction, Option
-from tests.faults.fault import ADVICE, Fault
+from tests.faults.fault import ADVICE, UNSEEN, Fault
 from tests.faults.parts import kept, token_mean, token_weights
 
 REWARDS = {
@@ -78,7 +80,49 @@ class HardSoftenedToo(SoftAndHard):
         return logits / self.temperature
 
 
+class Mixed(LossFunction):
+    """Generalised Jensen-Shannon divergence."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.beta = self.config.get("beta", 0.5)
+
+    def mixture(self, s, t):
+        return torch.logaddexp(t + math.log(self.beta), s + math.log1p(-self.beta))
+
+    def compute_loss(self, batch, model_outputs):
+        m = token_weights(batch)
+        s = kept(model_outputs["logits"][:, :-1], m).log_softmax(-1).clamp(min=-1e30)
+        t = kept(batch["teacher_logits"][:, :-1].detach(), m).log_softmax(-1).clamp(min=-1e30)
+        mixture = self.mixture(s, t)
+        of_teacher, of_student = ((p.exp() * (p - mixture)).sum(-1) for p in (t, s))
+        return token_mean(self.beta * of_teacher + (1 - self.beta) * of_student, m, batch)
+
+
+class MixedTheOtherWay(Mixed):
+    def mixture(self, s, t):
+        return super().mixture(t, s)
+
+
 FAULTS = (
+    Fault(
+        "X458",
+        "teacher and student change places in the mixture",
+        "huggingface/trl#3043",
+        MixedTheOtherWay,
+        Mixed,
+        ("positivity",),
+        Contract(
+            family="distillation",
+            level="token",
+            normalizer="global",
+            lower_bound=0.0,
+            upper_bound=math.log(2),
+            options={"beta": Option(values=(0.1, 0.5, 0.9))},
+        ),
+        bare=UNSEEN,
+        advice=True,
+    ),
     Fault(
         "X444",
         "the uniform part is not weighted with the smoothing",

@@ -36,6 +36,7 @@ IN_ORDER: Final = (
     "shifts",
     "baselines",
     "positivity",
+    "bounds_of_options",
     "perfect",
     "rest",
     "direction",
