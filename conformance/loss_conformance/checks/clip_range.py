@@ -33,7 +33,23 @@ NEAR: Final = 0.02
 SMALLEST: Final = 1e-5
 """Smaller settings of such a name keep a divisor from 0."""
 _SIDES: Final = {"low": "low lower min left neg negative", "high": "high higher upper max right pos positive"}
-_VALUES: Final = {"value", "values", "vf", "grad", "norm", "reward", "rewards", "kl", "adv", "dual", "c", "cov"}
+_OTHERS: Final = {
+    "advantage",
+    "advantages",
+    "value",
+    "values",
+    "vf",
+    "grad",
+    "norm",
+    "reward",
+    "rewards",
+    "kl",
+    "adv",
+    "dual",
+    "c",
+    "cov",
+}
+"""Words of settings that clip something else."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +124,14 @@ def _said(trial: Trial) -> _Range | None:
     for name, value in trial.bench.subject.settings.items():
         words = set(re.split(r"[^a-z]+", name.lower()))
         clips = "clip" in name.lower() or words & {"eps", "epsilon"}
-        if type(value) is not float or not SMALLEST < value < 1.0 or not clips or words & _VALUES:
+        if type(value) is not float or not SMALLEST < value < 1.0 or not clips or words & _OTHERS:
             continue
         side = next((side for side, own in _SIDES.items() if words & set(own.split())), "both")
         of_side[side].append((name, value))
     both, low, high = of_side["both"], of_side["low"], of_side["high"]
-    if len(low) == len(high) == 1:
-        return _Range(low[0], high[0])
-    return _Range(both[0], both[0]) if len(both) == 1 and not low and not high else None
+    # A side without a setting of its own has the common one: epsilon beside epsilon_high.
+    lows, highs = low or both, high or both
+    return _Range(lows[0], highs[0]) if len(lows) == len(highs) == 1 else None
 
 
 def _other_bounds(
