@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from loss_reference import Contract, Field, LossFunction, Option
 from tests.faults.fault import ADVICE, UNSEEN, Fault
@@ -104,7 +105,48 @@ class MixedTheOtherWay(Mixed):
         return super().mixture(t, s)
 
 
+class ScaledBothWays(nn.Module):
+    """Images find captions and captions images, at a temperature that is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def back(self, similarity, logits):
+        return logits.T
+
+    def forward(self, image_features, text_features):
+        similarity = F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T
+        logits = self.logit_scale.clamp(max=math.log(100.0)).exp().to(similarity) * similarity
+        own = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(self.back(similarity, logits), own)) / 2
+
+
+class ScaledOneWay(ScaledBothWays):
+    def back(self, similarity, logits):
+        return similarity.T
+
+
+EMBEDDINGS = Field("embeddings", "B D", trainable=True)
+
+
 FAULTS = (
+    Fault(
+        "X459",
+        "the learned temperature is forgotten on the way back",
+        "",
+        ScaledOneWay,
+        ScaledBothWays,
+        ("gradient_flow",),
+        Contract(
+            family="contrastive",
+            coupled=True,
+            lower_bound=0.0,
+            fields={"image_features": EMBEDDINGS, "text_features": EMBEDDINGS},
+        ),
+        bare=ADVICE,
+        advice=True,
+    ),
     Fault(
         "X458",
         "teacher and student change places in the mixture",

@@ -82,6 +82,7 @@ KILLS = {
     "pulled_to_reference": "B132",
     "clip_side": "X65",
     "clip_range": "X440",
+    "scale_is_everywhere": "X459",
     "bounds_of_options": "X458",
     "empty_answers": "X447",
     "own_mask": "X448",

@@ -16,6 +16,7 @@ IN_ORDER: Final = (
     "continuity",
     "flat",
     "far_targets",
+    "learned_scale",
     "masking",
     "padding",
     "own_masks",

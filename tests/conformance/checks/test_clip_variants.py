@@ -1,5 +1,7 @@
 """Clips that are not the symmetric one of PPO are not measured by its rule."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ class Surrogate(LossFunction):
     """A surrogate of the ratio, clipped in a way of its own."""
 
     contract = Contract(family="policy_gradient", level="token", normalizer="global")
-    defaults = {"clip_eps": 0.2}
+    defaults: ClassVar[dict[str, float]] = {"clip_eps": 0.2}
 
     def __init__(self, config=None):
         super().__init__(config)
@@ -61,7 +63,7 @@ class Detached(Surrogate):
 
 
 class TwiceClipped(Surrogate):
-    defaults = {"clip_eps": 0.2, "dual_clip": 3.0}
+    defaults: ClassVar[dict[str, float]] = {"clip_eps": 0.2, "dual_clip": 3.0}
 
     def terms(self, rho, a, lp):
         clipped = super().terms(rho, a, lp)
@@ -69,14 +71,14 @@ class TwiceClipped(Surrogate):
 
 
 class CommonAndHigh(Surrogate):
-    defaults = {"epsilon": 0.2, "epsilon_high": 0.28}
+    defaults: ClassVar[dict[str, float]] = {"epsilon": 0.2, "epsilon_high": 0.28}
 
     def bounds(self):
         return 1 - self.epsilon, 1 + self.epsilon_high
 
 
 class Bounds(Surrogate):
-    defaults = {"clip_low": 0.8, "clip_high": 0.25}
+    defaults: ClassVar[dict[str, float]] = {"clip_low": 0.8, "clip_high": 0.25}
 
     def bounds(self):
         return self.clip_low, 1 + self.clip_high
@@ -90,7 +92,7 @@ class WithPenalty(Surrogate):
 
 
 class AnotherSetting(Surrogate):
-    defaults = {"clip_eps": 0.2, "negative_floor": 0.5}
+    defaults: ClassVar[dict[str, float]] = {"clip_eps": 0.2, "negative_floor": 0.5}
 
     def bounds(self):
         return self.negative_floor, 1 + self.clip_eps
