@@ -24,6 +24,7 @@ from loss_conformance.copying import copy_of
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.facts.coupling import Coupling, measure_coupling
 from loss_conformance.facts.facts import Facts, gather
+from loss_conformance.facts.groups import measure_group
 from loss_conformance.facts.infer import infer
 from loss_conformance.facts.sources import contract_sources, declared_contract
 from loss_conformance.global_state import random_numbers_from
@@ -90,7 +91,16 @@ class Bench:
     def facts(self) -> Facts:
         """Every contract fact, and where it comes from."""
         inferred = infer(self.routes[0], gather(self._sources, {}), self.coupling)
-        return gather(self._sources, {**inferred, **self._settled, **self._state()})
+        return gather(self._sources, {**inferred, **self._settled, **self._state(), **self._groups})
+
+    @cached_property
+    def _groups(self) -> dict[str, tuple[Any, str]]:
+        """Return how many neighbouring rows belong together, where nobody declared it and the loss shows it."""
+        said = gather(self._sources, {})
+        if self._example is not None or said.promised("group_size") or said.contract.level == "pair":
+            return {}
+        found = measure_group(self.routes[0], self.caller.evaluate, self.subject.settings)
+        return {} if found is None else {"group_size": found}
 
     def _probe(self) -> Case:
         return build(self.routes[0], PROBE).cast(torch.float32)
@@ -142,7 +152,7 @@ class Bench:
     @cached_property
     def coupling(self) -> Coupling:
         """How the rows hang together, measured."""
-        if self._example is not None or (gather(self._sources, {}).contract.group_size or 1) > 2:
+        if self._example is not None or (gather(self._sources, self._groups).contract.group_size or 1) > 2:
             return Coupling.UNKNOWN
         measured = measure_coupling(self.routes[0], self.caller.evaluate)
         # Pairs are interleaved here. A loss that couples the halves of a batch says so, or takes the wrong rows for pairs.

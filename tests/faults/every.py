@@ -11,6 +11,7 @@ from tests.faults import (
     axes,
     blind,
     bounds,
+    clipping,
     corners,
     costs,
     declared,
@@ -27,6 +28,7 @@ from tests.faults import (
     options,
     precision,
     process,
+    purposes,
     ranks,
     reached,
     reduction,
@@ -35,6 +37,7 @@ from tests.faults import (
     stability,
     terms,
     thresholds,
+    whole_inputs,
 )
 from tests.faults.fault import by_id
 
@@ -58,8 +61,10 @@ MODULES: Final = (
     sides,
     answers,
     anchors,
+    clipping,
     matching,
     options,
+    purposes,
     process,
     metrics,
     costs,
@@ -69,5 +74,6 @@ MODULES: Final = (
     blind,
     named,
     declared,
+    whole_inputs,
 )
 FAULTS: Final = by_id(fault for module in MODULES for fault in module.FAULTS)

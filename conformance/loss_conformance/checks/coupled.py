@@ -43,6 +43,8 @@ def coupled_rows(trial: Trial) -> None:
     settings = (loss for _, _, loss in variants(trial, list(trial.bench.subject.settings)))
     if any(_some_row_follows(trial, loss) for loss in chain((None,), settings)):
         return
+    if _shared_inputs_are_felt(trial):
+        raise NotExercised("what couples the rows comes by an input with other axes, which all of them share")
     raise Broken(
         "the gradient of no row changes with another row",
         "rows that look at each other",
@@ -61,6 +63,17 @@ def _some_row_follows(trial: Trial, loss: Any) -> bool:
                     return True
         except (LossRaised, Malformed):
             continue
+    return False
+
+
+def _shared_inputs_are_felt(trial: Trial) -> bool:
+    """Return whether a constant with axes but none of rows, a statistic's own sample, changes the gradient of the rows."""
+    for case, base in trial.bench.cases_of(ORDINARY, 2):
+        for slot in case.slots():
+            if slot.row_axis is None and slot.shape and slot.movable and not slot.trainable:
+                other = case.with_tensors({slot.key: other_content(slot, case.tensor(slot))})
+                if trial.moves(base, trial.evaluate(other))[1]:
+                    return True
     return False
 
 

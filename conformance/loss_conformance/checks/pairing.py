@@ -19,7 +19,7 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["pairing"]
 
-SUPERVISORY: Final = ("values", "rewards", "advantages", "logprobs", "logits", "probabilities", "labels")
+SUPERVISORY: Final = ("values", "rewards", "advantages", "logprobs", "logits", "probabilities", "labels", "weights")
 FARTHER: Final = 64.0
 """How many tolerances a change has to exceed to count as one."""
 

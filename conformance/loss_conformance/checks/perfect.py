@@ -18,7 +18,7 @@ from loss_conformance.evaluation import parameters_of
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["perfect_costs_nothing"]
+__all__ = ["perfect", "perfect_costs_nothing", "prediction"]
 
 STRENGTHS: Final = (20.0, 40.0)
 """Scores of the right answer above those of the wrong ones: e^-20 = 2e-9 is left to lose, then 4e-18."""
@@ -44,9 +44,9 @@ FAMILIES: Final = (None, "supervised")
 def perfect_costs_nothing(trial: Trial) -> None:
     if parameters_of(trial.loss):
         raise NotExercised("it has parameters of its own, which may be anything yet")
-    model, goal = _prediction(trial.case)
+    model, goal = prediction(trial.case)
     usual = trial.finite_base.value.abs()
-    weak, strong = (trial.evaluate(case).value for case in _perfect(trial.case, model, goal))
+    weak, strong = (trial.evaluate(case).value for case in perfect(trial.case, model, goal))
     if not bool(torch.isfinite(weak)) or not bool(torch.isfinite(strong)):
         raise NotExercised("it is not finite there, which other checks say")
     if not bool((strong - weak).abs() <= SETTLED * weak.abs()) or not bool(strong > NOTABLE * usual):
@@ -68,7 +68,7 @@ def _unless_bounded(trial: Trial) -> str | None:
     return None if contract.lower_bound == 0.0 else "it is not known to be at least 0"
 
 
-def _prediction(case: Case) -> tuple[Slot, Slot]:
+def prediction(case: Case) -> tuple[Slot, Slot]:
     """Return what is trained, and the labels or targets it should meet, where the loss reads nothing else that matters."""
     trained = [slot for slot in case.slots() if slot.trainable]
     others = [slot for slot in case.slots() if not slot.trainable and slot.role not in BESIDE]
@@ -99,7 +99,7 @@ def _regression(model: Slot, goal: Slot) -> bool:
     return plain and model.shape == goal.shape
 
 
-def _perfect(case: Case, model: Slot, goal: Slot) -> Iterator[Case]:
+def perfect(case: Case, model: Slot, goal: Slot) -> Iterator[Case]:
     """Yield the case with a right prediction, sure of it, and surer; of a regression, right about smaller and larger targets."""
     x, axis = case.tensor(model), _class_axis(model, goal)
     if axis is not None:

@@ -13,7 +13,7 @@ from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["logit_shift", "pair_shift"]
+__all__ = ["logit_shift", "pair_shift", "reward_pairs"]
 
 SIZES: Final = (1.0, 2.0, -1.0)
 """How often the shift is applied: a response in these proportions is linear, that of a log-probability never taken."""
@@ -80,7 +80,7 @@ def logit_shift(trial: Trial) -> None:
     seen_in="",
     applies=lambda trial: (
         None
-        if trial.facts.contract.family == "reward" and _reward_pairs(trial.case)
+        if trial.facts.contract.family == "reward" and reward_pairs(trial.case)
         else "it compares no rewards in pairs"
     ),
     own_batch=True,
@@ -88,7 +88,7 @@ def logit_shift(trial: Trial) -> None:
 def pair_shift(trial: Trial) -> None:
     trial.compare_in_float32()
     base = trial.finite_base
-    slots = _reward_pairs(trial.case)
+    slots = reward_pairs(trial.case)
     rows = len(trial.case.tensor(slots[0]))
     # Both rows of an interleaved pair, or one entry of each of two inputs, get the same constant.
     steps = torch.arange(rows) // (2 if len(slots) == 1 else 1) % 3 + 1
@@ -133,7 +133,7 @@ def _one_entry_alone(case: Case, slot: Slot, gradient: Tensor | None) -> bool:
     return bool((entries == 1).any()) and not bool((entries > 1).any())
 
 
-def _reward_pairs(case: Case) -> list[Slot]:
+def reward_pairs(case: Case) -> list[Slot]:
     filled = {slot.kind: slot for slot in case.slots()}
     if case.schema.paired and "model_outputs.rewards" in filled:
         return [filled["model_outputs.rewards"]]

@@ -64,7 +64,8 @@ def row_independence(trial: Trial) -> None:
         raise NotExercised("there is no second row to change")
     changed = {}
     for slot in trial.case.slots():
-        if slot.row_axis == 0 and slot.movable:
+        # Weights count rows, as masks do: what all rows are divided by may well be their sum.
+        if slot.row_axis == 0 and slot.movable and slot.role != "weights":
             changed[slot.key] = trial.case.tensor(slot).clone()
             changed[slot.key][-size:] = other_content(slot, changed[slot.key][-size:])
     got = trial.evaluate(trial.case.with_tensors(changed))

@@ -16,6 +16,7 @@ from loss_conformance.subject.declared_slots import (
     declared_again,
     declared_slot,
     vocabulary_argument,
+    with_row_axis,
     with_token_axis,
 )
 from loss_conformance.subject.own_sizes import sized
@@ -49,7 +50,7 @@ class ByNameProtocol(CallingProtocol):
 
     def routes(self, loss: Any, contract: Contract) -> tuple[Schema, ...]:
         copy = spare(loss)
-        contract = replace(contract, fields=with_token_axis(contract.fields))
+        contract = replace(contract, fields=with_row_axis(with_token_axis(contract.fields)))
         best: tuple[Schema, Probe] | None = None
         tried: list[tuple[str, Probe]] = []
         for name, schema in _sized_candidates(loss, contract):

@@ -11,10 +11,12 @@ from loss_conformance.subject.parameter_names import TRAINABLE, meaning_of
 from loss_conformance.subject.torch_slots import argument
 from loss_reference.contract import Field
 
-__all__ = ["agrees_with", "declared_again", "declared_slot", "vocabulary_argument", "with_token_axis"]
+__all__ = ["agrees_with", "declared_again", "declared_slot", "vocabulary_argument", "with_row_axis", "with_token_axis"]
 
 _COMPUTED: Final = ("logits", "logprobs", "probabilities", "values", "embeddings")
 """Roles of what a model computes, and which receive gradient unless the name or the contract says otherwise."""
+_ROWS_BY_ANOTHER_NAME: Final = frozenset("NMPQRTUWXYZ")
+"""Letters with no size of their own in the vocabulary, but N, which counts terms: where all inputs have one, it is a row."""
 
 
 def declared_slot(name: str, declared: Field) -> Slot:
@@ -43,6 +45,20 @@ def with_token_axis(fields: Mapping[str, Field]) -> dict[str, Field]:
     (own,) = masked
     return {
         name: replace(field, shape=" ".join("S" if letter == own else letter for letter in field.shape.split()))
+        for name, field in fields.items()
+    }
+
+
+def with_row_axis(fields: Mapping[str, Field]) -> dict[str, Field]:
+    """Return the fields with B as the first axis that all of them share, whatever its letter: rows by another name."""
+    axes = [field.shape.split() for field in fields.values() if field.shape.split()]
+    first = {letters[0] for letters in axes}
+    if len(axes) < 2 or len(first) != 1 or not first <= _ROWS_BY_ANOTHER_NAME:
+        return dict(fields)
+    if any(first & set(letters[1:]) for letters in axes):
+        return dict(fields)  # each against each
+    return {
+        name: replace(field, shape=" ".join(["B", *field.shape.split()[1:]])) if field.shape.split() else field
         for name, field in fields.items()
     }
 

@@ -1,0 +1,94 @@
+"""Metrics that count what a clip stops: they move where the clip does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from torch import Tensor
+
+from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.registry import Severity, check
+from loss_conformance.evaluation import LossRaised, Malformed
+from loss_conformance.report.numbers import number
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["clip_is_counted"]
+
+SITUATIONS: Final = ("off_policy", "typical", "on_policy")
+EACH: Final = 4
+FACTORS: Final = (0.125, 8.0)
+COUNTS: Final = re.compile(r"frac|ratio|rate|share|percent|count", re.IGNORECASE)
+"""What such a metric is called beside ``clip``."""
+ONE_SIDE: Final = re.compile(r"low|high|upper|dual|min|max|_c(_|$)|neg|pos", re.IGNORECASE)
+"""Names of metrics of one side, which may well never be reached."""
+
+
+@check(
+    group="metrics",
+    statement="A metric that counts what is clipped changes between batches in which the clip acts and those in which it does not.",
+    over=("off_policy",),
+    severity=Severity.ADVICE,
+    why="A clip fraction that is always 0 says that the step is small enough, whatever the policy does.",
+    cause="the clipped number compared with the range it was clipped to, or a ratio that is 1 by construction.",
+    fix="Compare what came before the clip: ((v - v_old).abs() > clip).float().mean().",
+    seen_in="RLinf/RLinf#1529",
+    applies=lambda trial: unless("stochastic", "stateful")(trial) or _no_clip(trial),
+)
+def clip_is_counted(trial: Trial) -> None:
+    cases = trial.bench.cases_of(SITUATIONS, EACH)
+    seen: dict[str, list[float]] = {}
+    for _, base in cases:
+        for name, value in _counted(base.metrics):
+            seen.setdefault(name, []).append(value)
+    settings = {float(value) for _, value in _clips(trial)}
+    still = {name: values[0] for name, values in seen.items() if len(values) == len(cases) and len(set(values)) == 1}
+    if not seen:
+        raise NotExercised("it returns no number that counts what is clipped")
+    if len(still) < len(seen) or any(value in settings for value in still.values()):
+        return  # another counts it, or it repeats a setting
+    acts = next((setting for setting in _clips(trial) if _acts_on_some(trial, *setting)), None)
+    if acts is None:
+        raise NotExercised("its clip stops nothing in these batches")
+    name, value = next(iter(still.items()))
+    raise Broken(
+        f"the metric {name!r} is {number(value)} for each of {len(cases)} batches",
+        f"a number that moves: {acts[0]} changes the gradient on some of them",
+    )
+
+
+def _no_clip(trial: Trial) -> str | None:
+    if trial.bench.subject.rebuild is None:
+        return "an instance cannot be constructed again with other settings"
+    return None if list(_clips(trial)) else "it has no setting that clips"
+
+
+def _clips(trial: Trial) -> Iterator[tuple[str, float]]:
+    for name, value in trial.bench.subject.settings.items():
+        if type(value) is float and value > 0 and ("clip" in name.lower() or name.lower() in ("eps", "epsilon")):
+            yield name, value
+
+
+def _counted(metrics: Any) -> Iterator[tuple[str, float]]:
+    for name, value in metrics.items():
+        single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+        counts = "clip" in str(name).lower() and COUNTS.search(str(name)) and not ONE_SIDE.search(str(name))
+        if counts and (single or (isinstance(value, int | float) and not isinstance(value, bool))):
+            yield str(name), float(value)
+
+
+def _acts_on_some(trial: Trial, name: str, value: float) -> bool:
+    """Return whether a wider or narrower clip changes the gradient on some batch far off policy, and not on policy."""
+    rebuild = trial.bench.subject.rebuild
+    assert rebuild is not None
+    moved: dict[str, list[bool]] = {"off_policy": [], "on_policy": []}
+    for factor in FACTORS:
+        try:
+            loss = rebuild({name: value * factor})
+            for situation, found in moved.items():
+                for case, base in trial.bench.cases_of((situation,), EACH):
+                    found.append(any(trial.moves(base, trial.evaluate(case, loss=loss))))
+        except (Malformed, LossRaised, ValueError, TypeError, AssertionError):
+            continue
+    return any(moved["off_policy"]) and not any(moved["on_policy"])
