@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from loss_reference import Contract, Field, LossFunction
-from tests.faults.fault import UNSEEN, Fault
+from tests.faults.fault import ADVICE, UNSEEN, Fault
 from tests.faults.parts import constant, kept, policy, row_mean, row_weights, token_weights
 
 
@@ -128,7 +128,7 @@ FAULTS = (
                 rejected_mask=("mask", "N S", False),
             ),
         ),
-        bare=UNSEEN,
+        bare=ADVICE,
     ),
     Fault(
         "X449",

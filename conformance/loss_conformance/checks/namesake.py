@@ -93,10 +93,10 @@ def _other_settings(trial: Trial, names: tuple[str, ...]) -> Iterator[dict[str, 
         return
     known = [settings_of(registry.get(name)) for name in names]
     for name, value in settings.items():
+        if not isinstance(value, float):
+            continue
         other = value / 2 if value else 0.1
-        if isinstance(value, float) and any(
-            shared_settings(settings, each) != shared_settings({**settings, name: other}, each) for each in known
-        ):
+        if any(shared_settings(settings, each) != shared_settings({**settings, name: other}, each) for each in known):
             yield {name: other}
 
 

@@ -35,8 +35,8 @@ def batch_permutation(trial: Trial) -> None:
     got = trial.evaluate(select_rows(case, order))
     change = f"rows in the order {order.tolist()}"
     # Some that mine pairs take the first they find.
-    coupled = trial.facts.contract.coupled or any(slot.role == "embeddings" for slot in case.slots())
-    guessed = trial.foreign and not trial.facts.any_promised and coupled
+    mines = {"embeddings", "labels"} <= {slot.role for slot in case.slots()}
+    guessed = trial.foreign and not trial.facts.any_promised and mines
     trial.require_value(got, base, change, guessed=guessed)
     moved = {
         slot.key: base.gradients[slot.key].index_select(slot.row_axis, order)
