@@ -52,6 +52,22 @@ def jsd_of_probabilities(student_logits: Tensor, teacher_logits: Tensor) -> Tens
     return ((log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1) / 2).mean()
 
 
+def jsd_of_roles(student_logits: Tensor, teacher_logits: Tensor, beta: float = 0.5) -> Tensor:
+    """The teacher weighs beta in the mixture and in the sum."""
+    log_q, log_p = student_logits.log_softmax(-1), teacher_logits.detach().log_softmax(-1)
+    log_m = (beta * log_p.exp() + (1 - beta) * log_q.exp()).log()
+    terms = beta * log_p.exp() * (log_p - log_m) + (1 - beta) * log_q.exp() * (log_q - log_m)
+    return terms.sum(-1).mean()
+
+
+def jsd_of_exchanged_roles(student_logits: Tensor, teacher_logits: Tensor, beta: float = 0.5) -> Tensor:
+    """The student weighs beta in the mixture: at a half nothing tells."""
+    log_q, log_p = student_logits.log_softmax(-1), teacher_logits.detach().log_softmax(-1)
+    log_m = (beta * log_q.exp() + (1 - beta) * log_p.exp()).log()
+    terms = beta * log_p.exp() * (log_p - log_m) + (1 - beta) * log_q.exp() * (log_q - log_m)
+    return terms.sum(-1).mean()
+
+
 def _capped(log_probs: Tensor, old_log_probs: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
     kept = response_mask != 0
     lp = torch.where(kept, log_probs, 0.0)
@@ -107,6 +123,17 @@ FAULTS: Final = (
         dpo_straight,
         ("baseline",),
         Contract(family="preference"),
+        advice=True,
+    ),
+    Fault(
+        "X482",
+        "teacher and student change places in the mixture, which the default does not show",
+        "huggingface/trl#3043",
+        jsd_of_exchanged_roles,
+        jsd_of_roles,
+        ("baseline",),
+        Contract(family="distillation"),
+        bare=ADVICE,
         advice=True,
     ),
 )

@@ -156,6 +156,39 @@ def old_style_hinge(input, target):
     return F.relu(1 - input * signs).mean()
 
 
+def switched_balance(gate_logits, top_k=2):
+    """Load balance of a router, whose choice of experts jumps where two are tied."""
+    p = gate_logits.float().softmax(-1)
+    experts = p.shape[-1]
+    chosen = F.one_hot(gate_logits.topk(min(top_k, experts), -1).indices, experts).to(p).sum(-2)
+    return experts * (chosen.flatten(0, -2).mean(0) * p.flatten(0, -2).mean(0)).sum()
+
+
+def distance_of_samples(x, y):
+    """Mean distance of two samples: no row of one belongs to a row of the other."""
+    return (x.unsqueeze(1) - y.unsqueeze(0)).square().sum(-1).mean()
+
+
+def matching_costs(input, target):
+    """The cost of matching each prediction with each target, [B, B], before anything is matched."""
+    p, both = input.sigmoid(), target.to(input)
+    overlap = 2 * p @ both.T
+    return 1 - (overlap + 1) / (p.sum(-1).unsqueeze(1) + both.sum(-1).unsqueeze(0) + 1)
+
+
+class LogOfReduced(nn.Module):
+    """A logarithm formed after the reduction: the terms of ``"none"`` do not add up to ``"sum"``, as documented."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, input, target):
+        terms = (input - target).square().flatten(1).sum(1)
+        reduced = {"none": terms, "sum": terms.sum(), "mean": terms.mean()}[self.reduction]
+        return torch.log1p(reduced)
+
+
 BY_NAME = (
     reference_regularised,
     distilled_from_tokens,
@@ -176,4 +209,8 @@ BY_NAME = (
     device_of_the_input,
     sliced_distance,
     old_style_hinge,
+    switched_balance,
+    distance_of_samples,
+    matching_costs,
+    LogOfReduced,
 )

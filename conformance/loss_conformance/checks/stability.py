@@ -34,7 +34,7 @@ FAR_SMALLER: Final = 64.0
     fix="Use log1p, expm1, logsumexp and log-probabilities throughout.",
     applies=unless("stochastic"),  # another precision draws other numbers
     seen_in="kornia/kornia@fdb5d39bf",
-    requires=("scalar_output", "finite_value"),
+    requires=("scalar_output", "finite_value", "trainables_receive_gradient"),
     own_batch=True,
 )
 def float32_accuracy(trial: Trial) -> None:
