@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -161,9 +162,13 @@ class Engine:
 
     def warnings(self) -> tuple[str, ...]:
         """Return what a reader of a green run must know: how little of the loss its cases may have exercised."""
+        assumed = tuple(
+            f"nothing gives {name} a value, so {value!r} was taken: --loss-config '{json.dumps({name: value})}'"
+            for name, value in self.subject.assumed.items()
+        )
         try:
             with self.watch(FIRST_CONTACT, self._seconds), contained(self._seconds, self.seed):
-                return exercise_warnings(self.bench)
+                return assumed + exercise_warnings(self.bench)
         except (TimeLimit, ForeignExit, MemoryError) as stopped:
             return (f"how much was exercised is not known: {stopped}",)
 

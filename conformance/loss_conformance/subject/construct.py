@@ -15,6 +15,7 @@ from loss_conformance.subject.recording import LazySettings, settings_read
 from loss_conformance.subject.signatures import VARIADIC, parameters_of, required_parameters
 from loss_conformance.subject.subject import TargetError
 from loss_conformance.subject.unbuildable import needs_arguments, raised, takes_no
+from loss_conformance.subject.usual_settings import usual_settings
 from loss_reference.interface import LossFunction
 from loss_reference.settings import ADDRESSING_KEYS, settings_of
 
@@ -31,11 +32,13 @@ class Construction:
         loss: the loss.
         settings: its settings by name, with the values in force.
         rebuild: returns another one with some settings changed, or ``None``; raises what the user's code raises.
+        assumed: those of the settings that nobody gave a value, with one that is usual.
     """
 
     loss: Any
     settings: Mapping[str, Any] = field(default_factory=dict)
     rebuild: Callable[[Mapping[str, Any]], Any] | None = None
+    assumed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def construct(
@@ -198,9 +201,12 @@ def _from_function(target: str, function: Callable[..., Any], config: Mapping[st
         del bound.__dict__["__wrapped__"]  # or its signature would be taken for the one without settings
         return bound
 
-    settings = _keyword_settings(function, config)
-    loss = with_settings(config) if config else function
-    return Construction(loss, settings, (lambda changed: with_settings({**config, **changed})) if settings else None)
+    declared = getattr(getattr(function, "contract", None), "fields", {})
+    assumed = usual_settings(function, lambda name: name in config or name in declared)
+    settings = {**_keyword_settings(function, config), **assumed}
+    bound = {**config, **assumed}
+    rebuild = (lambda changed: with_settings({**bound, **changed})) if settings else None
+    return Construction(with_settings(bound) if bound else function, settings, rebuild, assumed)
 
 
 def _keyword_settings(maker: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def load_subject(
         settings=made.settings,
         rebuild=made.rebuild,
         config=settings,
+        assumed=made.assumed,
     )
 
 

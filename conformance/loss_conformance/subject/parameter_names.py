@@ -47,7 +47,7 @@ _WORDS: Final[dict[str, str]] = {
     "timesteps": "timesteps timestep",
     "input_lengths": "input_lengths",
     "target_lengths": "target_lengths",
-    "input_ids": "input_ids token_ids action_ids response_ids",
+    "input_ids": "input_ids token_ids action_ids response_ids completion_ids",
     "margin": "margin margins",
     "student": "student_logits student_logit logits_student s_logits logits_s y_s student student_outputs outputs_student",
     "teacher": "teacher_logits teacher_logit logits_teacher t_logits logits_t y_t teacher teacher_outputs outputs_teacher "
@@ -277,7 +277,7 @@ def nearest_known(parameter: str) -> str:
 def _canonical(parameter: str) -> str:
     name = parameter.strip("_").lower()
     # log_prob, logprobs, log_probs, logps, log_p ... are one word.
-    return re.sub(r"(?<![a-z])(log_?prob(abilitie|abilitys?)?s?|log_?ps?)(?![a-z])", "logp", name)
+    return re.sub(r"(?<![a-z])(l(og)?_?prob(abilitie|abilitys?)?s?|log_?ps?)(?![a-z])", "logp", name)
 
 
 def _of_pair(words: set[str]) -> str | None:

@@ -38,6 +38,7 @@ class Subject:
         rebuild: returns another loss of the same kind with some settings changed, raising what the user's code raises;
             ``None`` for instances.
         config: the constructor config in force.
+        assumed: settings a function demands and nobody gave, with the usual value they have here.
     """
 
     target: str
@@ -47,3 +48,4 @@ class Subject:
     settings: Mapping[str, Any] = field(default_factory=dict)
     rebuild: Callable[[Mapping[str, Any]], Any] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    assumed: Mapping[str, Any] = field(default_factory=dict)

@@ -270,14 +270,22 @@ def test_settings_bound_by_a_config():
     assert list(shapes(schema)) == ["policy_chosen_logps", "policy_rejected_logps"]
     assert subject.settings == {"beta": 2.0, "gamma": 0.5}
     assert_fed(subject, schema)
+    assumed, _ = route(simpo)
+    assert assumed.settings == assumed.assumed == {"beta": 0.1, "gamma": 1.5}
+
+
+def test_a_setting_of_a_name_of_its_own():
+    def simpo(policy_chosen_logps, policy_rejected_logps, sharpness):
+        return -F.logsigmoid(sharpness * (policy_chosen_logps - policy_rejected_logps)).mean()
+
     with pytest.raises(CannotFeed) as caught:
         route(simpo)
     assert str(caught.value) == (
-        "it needs the argument 'beta', whose meaning is not known\n"
+        "it needs the argument 'sharpness', whose meaning is not known\n"
         "  if it is a tensor, declare it, on the loss or in --loss-contract:\n"
-        '      contract = Contract(fields={"beta": Field(role="values", shape="B D")})\n'
+        '      contract = Contract(fields={"sharpness": Field(role="values", shape="B D")})\n'
         "  if it is a setting, give it a value:\n"
-        "      --loss-config '{\"beta\": ...}'"
+        "      --loss-config '{\"sharpness\": ...}'"
     )
 
 

@@ -137,3 +137,18 @@ def test_it_is_fed_and_nothing_is_wrong(loss):
     assert statuses["scalar_output"] is Status.PASSED
     assert statuses["finite_value"] is Status.PASSED
     assert [name for name, status in statuses.items() if status is Status.FAILED] == []
+
+
+def paper_dpo(pi_logps, ref_logps, yw_idxs, yl_idxs, beta):
+    return indexed_dpo(pi_logps, ref_logps, yw_idxs, yl_idxs, beta)
+
+
+def test_a_setting_without_default_gets_a_usual_value_and_the_report_says_so():
+    report = check_loss(paper_dpo, profile="quick", seed=0, device="cpu")
+    assert report.having(Status.FAILED) == ()
+    assert "nothing gives beta a value, so 0.1 was taken" in "\n".join(report.warnings)
+
+
+def test_a_value_that_is_given_stays():
+    report = check_loss(paper_dpo, config={"beta": 0.3}, checks=("scalar_output",), seed=0, device="cpu")
+    assert not any("beta" in line for line in report.warnings)
