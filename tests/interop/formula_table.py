@@ -168,7 +168,7 @@ OTHERS: Final = (
     Trl(
         "minillm",
         counterpart="MiniLLMTrainer",
-        option={"gamma": 0.0, "padding": "counted", "discount": "absolute", "detach_reward": False},
+        option={"gamma": 0.0, "padding": "counted", "detach_reward": False},
         note="its mask is of ids that are never ignored: padding counts, and so does a row in which nothing is trained; run "
         "once by hand, value and gradient were those of releases 0.26.2 and 1.9.2 for gamma of 0, 0.6 and 1",
     ),

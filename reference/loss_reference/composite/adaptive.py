@@ -12,6 +12,7 @@ from loss_reference.composite.promises import contract_of, overrides, promises_o
 from loss_reference.contract import Contract, Option
 from loss_reference.interface import Batch, LossFunction, LossResult, Outputs
 from loss_reference.registry import create_loss_function, register
+from loss_reference.relevance import unless, where
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.view import ReadOnlyView
 
@@ -44,10 +45,10 @@ class AdaptiveLoss(LossFunction):
     contract = Contract(family="composite", surrogate_gradient=True, coupled=True)
     base: Setting[Mapping[str, Any]] = Setting({"type": "dpo"}, check=False)
     adaptation_rate = Setting(0.1, least=0.0)
-    target_loss = Setting(1.0)
+    target_loss = Setting(1.0, read_when=unless("adaptation_rate", 0))
     mode = Setting("scale", choices=("scale", "literal"))
-    lower = Setting(0.1, least=0.0)
-    upper = Setting(10.0, above=0.0)
+    lower = Setting(0.1, least=0.0, read_when=where("mode", "scale"))
+    upper = Setting(10.0, above=0.0, read_when=where("mode", "scale"))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
@@ -100,7 +101,7 @@ class AdaptiveLoss(LossFunction):
             "adaptation_rate": Option((0.1, 0.0, 1.0), reduces_to=unchanged),
             "target_loss": Option((1.0, 0.5)),
             "mode": Option(("scale", "literal")),
-            "lower": Option((0.1, 1.0), inert=self.mode == "literal"),
-            "upper": Option((10.0, 0.5), inert=self.mode == "literal"),
         }
+        if self.mode == "scale":
+            facts["options"] |= {"lower": Option((0.1, 1.0)), "upper": Option((10.0, 0.5))}
         self.contract = refined(type(self).contract, **facts)

@@ -11,12 +11,13 @@ from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
 from loss_reference.pairs import mean_of_pairs
 from loss_reference.preference.absolute import bco_pair
-from loss_reference.preference.chosen_nll import NLL_AVERAGE, ImitatingLoss
+from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES, ImitatingLoss
 from loss_reference.preference.dpo import dpo
 from loss_reference.preference.layout import PAIR_LAYOUT
 from loss_reference.preference.pairwise import BETA, active_pairs
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
@@ -55,6 +56,7 @@ class RPONLLLoss(ImitatingLoss):
     )
     beta = Setting(0.1, above=0.0)
     alpha = Setting(1.0, least=0.0)
+    nll_average = Setting("sequence", choices=NLL_AVERAGES, read_when=unless("alpha", 0))
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
@@ -90,10 +92,11 @@ class MPOLoss(ImitatingLoss):
             "pair_layout": PAIR_LAYOUT,
         },
     )
-    beta = Setting(0.1, above=0.0)
+    beta = Setting(0.1, above=0.0, read_when=unless("preference_weight", 0) | unless("quality_weight", 0))
     preference_weight = Setting(0.8, least=0.0)
     quality_weight = Setting(0.2, least=0.0)
     generation_weight = Setting(1.0, least=0.0)
+    nll_average = Setting("sequence", choices=NLL_AVERAGES, read_when=unless("generation_weight", 0))
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)

@@ -19,6 +19,7 @@ from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import probability_ratio
 from loss_reference.reduction import global_count, keep_active, mean_of_terms, row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import where
 from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import refine
@@ -105,15 +106,15 @@ class MiniLLMLoss(LossFunction):
     single_step_weight = Setting(1.0, least=0.0)
     ratio_clip_min = Setting(0.2, least=0.0)
     ratio_clip_max = Setting(0.2, least=0.0)
-    discount = Setting("relative", choices=DISCOUNTS)
+    discount = Setting("relative", choices=DISCOUNTS, read_when=where("length_normalization", False))
     padding = Setting("ignored", choices=PADDINGS)
     detach_reward = Setting(True)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        cancels = self.length_normalization or self.gamma in (0.0, 1.0)
-        options = {**self.contract.options, "discount": Option(values=DISCOUNTS, inert=cancels)}
-        self.contract = refine(self.contract, options=options)
+        if not self.length_normalization:  # by which the factor cancels; at these gamma it is 1
+            discount = {"discount": Option(values=DISCOUNTS, inert=self.gamma in (0.0, 1.0))}
+            self.contract = refine(self.contract, options={**self.contract.options, **discount})
         if self.padding == "counted":
             self.contract = refine(reading_padding(self.contract, "TRL"), coupled=True)
 

@@ -17,6 +17,7 @@ from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import mean_over_tokens, ratio_of
 from loss_reference.reduction import AGGREGATIONS, aggregate_tokens
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
@@ -144,16 +145,15 @@ class LUSPOLoss(SequenceRatioLoss):
         options={
             **SequenceRatioLoss.contract.options,
             "reference_policy_kl_penalty": Option(values=(0.0, 0.04, 1.0)),
+            "padding": Option(values=PADDINGS),
         },
     )
     reference_policy_kl_penalty = Setting(0.0, least=0.0)
-    padding = Setting("ignored", choices=PADDINGS)
+    padding = Setting("ignored", choices=PADDINGS, read_when=unless("reference_policy_kl_penalty", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        padding = Option(values=PADDINGS, inert=self.reference_policy_kl_penalty == 0)
-        self.contract = refine(self.contract, options={**self.contract.options, "padding": padding})
-        if self.padding == "counted" and self.reference_policy_kl_penalty > 0:
+        if self.padding == "counted":
             self.contract = reading_padding(self.contract, "Liger")
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:

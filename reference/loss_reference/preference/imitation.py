@@ -14,11 +14,12 @@ from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import next_token_logprobs, trained_logprobs
 from loss_reference.pairs import mean_of_pairs
-from loss_reference.preference.chosen_nll import NLL_AVERAGE, ImitatingLoss
+from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES, ImitatingLoss
 from loss_reference.preference.margin import MARGIN_LOSSES, margin_loss
 from loss_reference.preference.pairwise import BETA, MONOTONE, active_pairs, pair_contract, trained_lengths
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import unless, where
 from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 from loss_reference.token_level import refine
@@ -136,8 +137,9 @@ class CPOLoss(ImitatingLoss):
     )
     beta = Setting(0.1, above=0.0)
     alpha = Setting(1.0, least=0.0)
-    label_smoothing = Setting(0.0, least=0.0, most=0.5)
+    label_smoothing = Setting(0.0, least=0.0, most=0.5, read_when=where("loss_type", "sigmoid"))
     loss_type = Setting("sigmoid", choices=MARGIN_LOSSES)
+    nll_average = Setting("sequence", choices=NLL_AVERAGES, read_when=unless("alpha", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
