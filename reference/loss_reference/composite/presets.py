@@ -13,7 +13,7 @@ from loss_reference.pairs import mean_of_pairs
 from loss_reference.preference.absolute import bco_pair
 from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES, ImitatingLoss
 from loss_reference.preference.dpo import dpo
-from loss_reference.preference.layout import PAIR_LAYOUT
+from loss_reference.preference.layout import PAIR_LAYOUT, ROLLED_REFERENCE, ReferencedPairsLoss
 from loss_reference.preference.pairwise import BETA, active_pairs
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
@@ -30,7 +30,7 @@ WEIGHT: Final = Option(values=(0.0, 0.5, 1.0))
 
 
 @register("rpo_nll")
-class RPONLLLoss(ImitatingLoss):
+class RPONLLLoss(ReferencedPairsLoss, ImitatingLoss):
     """Iterative RPO: l = -log sigma(beta (h_w - h_l)) - alpha p_w / n_w, the mean over pairs, p the sum of lp.
 
     DPO plus the NLL of the chosen answer over its n_w trained tokens, which keeps its probability from
@@ -39,7 +39,7 @@ class RPONLLLoss(ImitatingLoss):
 
     Config: ``beta`` (0.1, above 0); ``alpha`` (1, at least 0; 0 is ``DPOLoss``; TRL ``rpo_alpha``); ``nll_average`` as in
     ``ImitatingLoss``. TRL's number is that of ``"tokens"``, NeMo RL's (``sft_loss_weight`` alpha) that of ``"sum"``, or of
-    ``"sequence"`` with its ``sft_average_log_probs``.
+    ``"sequence"`` with its ``sft_average_log_probs``; its reference is rolled, ``rolled_reference=True``, see ``DPOLoss``.
 
     Source: arXiv 2404.19733, eq. 1.
     """
@@ -52,6 +52,7 @@ class RPONLLLoss(ImitatingLoss):
             "alpha": Option(values=(0.0, 1.0), reduces_to={0.0: "dpo"}),
             "nll_average": NLL_AVERAGE,
             "pair_layout": PAIR_LAYOUT,
+            "rolled_reference": ROLLED_REFERENCE,
         },
     )
     beta = Setting(0.1, above=0.0)
