@@ -16,7 +16,22 @@ from loss_reference.relevance import unless, where
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.view import ReadOnlyView
 
-__all__ = ["AdaptiveLoss"]
+__all__ = ["AdaptiveLoss", "adaptive"]
+
+
+def adaptive(
+    loss: Tensor, rate: float = 0.1, target: float = 1.0, bounds: tuple[float, float] | None = (0.1, 10.0)
+) -> Tensor:
+    """Return l clip(1 + d, bounds), or l + d without bounds, d = sg(rate (l / target - 1)).
+
+    Args:
+        loss: l, of any shape.
+        rate: how fast the weight follows the loss, at least 0.
+        target: the loss at which nothing changes, not 0.
+        bounds: the smallest and the largest factor.
+    """
+    deviation = rate * (loss.detach() / target - 1)
+    return loss + deviation if bounds is None else loss * (1 + deviation).clamp(*bounds)
 
 
 @register("adaptive")
@@ -78,10 +93,8 @@ class AdaptiveLoss(LossFunction):
         return {"base": base, "adaptation": self._adapted(base) - base}
 
     def _adapted(self, base: Tensor) -> Tensor:
-        deviation = self.adaptation_rate * (base.detach() / self.target_loss - 1)
-        if self.mode == "literal":
-            return base + deviation
-        return base * (1 + deviation).clamp(self.lower, self.upper)
+        bounds = None if self.mode == "literal" else (self.lower, self.upper)
+        return adaptive(base, self.adaptation_rate, self.target_loss, bounds)
 
     def _refine_contract(self) -> None:
         facts = promises_of_sum([(1.0, contract_of(self.base_loss))])

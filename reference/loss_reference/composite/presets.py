@@ -21,12 +21,40 @@ from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["MPOLoss", "RPONLLLoss"]
+__all__ = ["MPOLoss", "RPONLLLoss", "mpo", "rpo_nll"]
 
 PRESET: Final = Contract(
     family="composite", level="pair", normalizer="global", length_normalized=False, lower_bound=0.0
 )
 WEIGHT: Final = Option(values=(0.0, 0.5, 1.0))
+
+
+def rpo_nll(delta: Tensor, nll_w: Tensor, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
+    """Return -log sigma(beta delta) + alpha nll_w, one term per pair.
+
+    Args:
+        delta: h_w - h_l [N], the log-ratio of the chosen minus that of the rejected sequence, in nats.
+        nll_w: what imitating the chosen answer costs [N], in nats.
+        beta: strength of the pull towards the reference, above 0.
+        alpha: weight of the imitation, at least 0.
+    """
+    preference = dpo(delta, beta)
+    # A part of weight 0 is not taken: a model may find the chosen answer impossible.
+    return preference if alpha == 0 else preference + alpha * nll_w
+
+
+def mpo(r_w: Tensor, r_l: Tensor, nll_w: Tensor, weights: tuple[float, float, float] = (0.8, 0.2, 1.0)) -> Tensor:
+    """Return -w_p log sigma(r_w - r_l) - w_q (log sigma(r_w) + log sigma(-r_l)) + w_g nll_w, one term per pair.
+
+    Args:
+        r_w, r_l: beta h, the rewards of the chosen and of the rejected answer [N].
+        nll_w: what imitating the chosen answer costs [N], in nats.
+        weights: w_p, w_q and w_g, of preference, quality and generation, at least 0.
+    """
+    w_p, w_q, w_g = weights
+    terms = w_p * dpo(r_w - r_l, beta=1.0) + w_q * bco_pair(r_w, r_l)
+    # A part of weight 0 is not taken: a model may find the chosen answer impossible.
+    return terms if w_g == 0 else terms + w_g * nll_w
 
 
 @register("rpo_nll")
@@ -63,7 +91,8 @@ class RPONLLLoss(ReferencedPairsLoss, ImitatingLoss):
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
         h_w, h_l = active_pairs((lp - token_constant(batch, "reference_policy_logprobs", m)).sum(dim=1), w)
-        return mean_of_pairs(dpo(h_w - h_l, self.beta), w, batch) + self.alpha * self.chosen_nll(lp, m, batch)
+        terms = rpo_nll(h_w - h_l, self.chosen_nll(lp, m, batch), self.beta, self.alpha)
+        return mean_of_pairs(terms, w, batch)
 
 
 @register("mpo")
@@ -103,6 +132,6 @@ class MPOLoss(ImitatingLoss):
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
         h_w, h_l = active_pairs((lp - token_constant(batch, "reference_policy_logprobs", m)).sum(dim=1), w)
-        terms = self.preference_weight * dpo(h_w - h_l, self.beta)
-        terms = terms + self.quality_weight * bco_pair(self.beta * h_w, self.beta * h_l)
-        return mean_of_pairs(terms, w, batch) + self.generation_weight * self.chosen_nll(lp, m, batch)
+        weights = self.preference_weight, self.quality_weight, self.generation_weight
+        terms = mpo(self.beta * h_w, self.beta * h_l, self.chosen_nll(lp, m, batch), weights)
+        return mean_of_pairs(terms, w, batch)

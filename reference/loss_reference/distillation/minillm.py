@@ -123,11 +123,9 @@ class MiniLLMLoss(LossFunction):
         y = next_tokens(batch, c, z_q.shape[-1])
         log_p = (teacher_logits(batch, c, z_q.shape[-1]) / self.temperature).log_softmax(dim=-1)
         log_q = (z_q / self.temperature).log_softmax(dim=-1)
-        log_ratio = sampled(log_p - log_q, y)
-        A = self.future_reward(log_ratio.detach() if self.detach_reward else log_ratio, m, c)
-        if batch.get("advantages") is not None:
-            A = A + token_constant(batch, "advantages", m)
-        lp, given = sampled(z_q.log_softmax(dim=-1), y), batch.get("prev_logprobs") is not None
+        A = self.advantages(sampled(log_p - log_q, y), m, c, batch)
+        lp = sampled(z_q.log_softmax(dim=-1), y)
+        given = batch.get("prev_logprobs") is not None
         rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m) if given else lp.detach())
         T_g = global_count(batch, "global_valid_toks")
         loss = mean_of_terms(ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max), m, T_g)
@@ -143,6 +141,11 @@ class MiniLLMLoss(LossFunction):
             return z_q, m, m
         c = answer_positions(m) * row_weights(batch, m).unsqueeze(1)
         return keep_active(model_outputs["logits"][:, :-1], c), m, c
+
+    def advantages(self, log_ratio: Tensor, m: Tensor, c: Tensor, batch: Batch) -> Tensor:
+        """Return R [B, S-1] of lp_T - lp of the sampled tokens, see ``future_reward``, plus the advantages of the batch."""
+        R = self.future_reward(log_ratio.detach() if self.detach_reward else log_ratio, m, c)
+        return R if batch.get("advantages") is None else R + token_constant(batch, "advantages", m)
 
     def future_reward(self, log_ratio: Tensor, m: Tensor, c: Tensor) -> Tensor:
         """Return R [B, S-1] of lp_T - lp of the sampled tokens, the weights m, and those of what R sums over, c."""

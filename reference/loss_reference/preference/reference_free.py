@@ -114,8 +114,8 @@ class SimPOLoss(ImitatingLoss, PairLoss):
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
         p = lp.sum(dim=1) / trained_lengths(m).clamp(min=1)
-        preference = mean_of_pairs(self.terms(*active_pairs(p, w)), w, batch)
-        return preference + self.nll_weight * self.chosen_nll(lp, m, batch)
+        terms = self.terms(*active_pairs(p, w)) + self.nll_weight * self.chosen_nll(lp, m, batch)
+        return mean_of_pairs(terms, w, batch)
 
 
 @register("alphapo")
