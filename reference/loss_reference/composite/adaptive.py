@@ -114,7 +114,7 @@ class AdaptiveLoss(LossFunction):
             "adaptation_rate": Option((0.1, 0.0, 1.0), reduces_to=unchanged),
             "target_loss": Option((1.0, 0.5)),
             "mode": Option(("scale", "literal")),
+            "lower": Option((0.1, 1.0)),
+            "upper": Option((10.0, 0.5)),
         }
-        if self.mode == "scale":
-            facts["options"] |= {"lower": Option((0.1, 1.0)), "upper": Option((10.0, 0.5))}
         self.contract = refined(type(self).contract, **facts)
