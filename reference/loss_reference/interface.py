@@ -44,8 +44,8 @@ class LossFunction(nn.Module):
             validated here and become attributes.
 
     Raises:
-        ConfigError: the config is not a mapping, a value is out of range, or a key is unknown to a class that lists its
-            settings.
+        ConfigError: the config is not a mapping, a value is out of range or has no effect beside the others, or a key is
+            unknown to a class that lists its settings.
     """
 
     contract: Contract = Contract()

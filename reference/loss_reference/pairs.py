@@ -8,7 +8,7 @@ from torch import Tensor
 from loss_reference.interface import Batch
 from loss_reference.reduction import global_count, mean_of_terms
 
-__all__ = ["mean_of_pairs", "pair_weights", "split_pairs"]
+__all__ = ["mean_of_pairs", "pair_count", "pair_weights", "split_pairs"]
 
 
 def split_pairs(rows: Tensor, what: str = "the batch") -> tuple[Tensor, Tensor]:
@@ -35,5 +35,11 @@ def mean_of_pairs(terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
     A pair weighs the smaller of its rows' weights. The divisor is half of ``global_valid_seqs``, in which a pair counts
     two, or the local sum of pair weights; at least 1.
     """
+    return mean_of_terms(terms, pair_weights(weights), pair_count(weights, batch))
+
+
+def pair_count(weights: Tensor, batch: Batch) -> Tensor:
+    """Return the divisor of a mean over pairs, at least 1: half of ``global_valid_seqs``, or the sum of pair weights."""
     sequences = global_count(batch, "global_valid_seqs")
-    return mean_of_terms(terms, pair_weights(weights), None if sequences is None else sequences / 2)
+    count = pair_weights(weights).sum() if sequences is None else sequences.detach().to(weights) / 2
+    return count.clamp(min=1.0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, overload
 
 from loss_reference.names import nearest_name
+from loss_reference.relevance import Condition
 
-__all__ = ["ConfigError", "Setting", "read_settings", "reject_unknown_keys"]
+__all__ = ["ConfigError", "Setting", "read_settings", "reject_unknown_keys", "without_unread"]
 
 T = TypeVar("T")
 
@@ -17,7 +19,7 @@ ADDRESSING_KEYS = ("type", "weight", "name")
 
 
 class ConfigError(ValueError):
-    """A config names a setting that does not exist, or gives one a value outside its range."""
+    """A config names a setting that does not exist, gives one a value outside its range, or one that nothing reads."""
 
 
 class Setting(Generic[T]):
@@ -34,6 +36,8 @@ class Setting(Generic[T]):
         whole: only whole numbers are allowed, as they are where the default is one.
         check: whether the value is validated at all; a structured setting validates itself elsewhere.
         key: the config key, where it is not the name of the attribute.
+        read_when: conditions on other settings, all of which have to hold for this one to have an effect:
+            ``read_when=where("kl_type", "mixed")``. Another value than the default is refused where one does not.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Setting(Generic[T]):
         whole: bool = False,
         check: bool = True,
         key: str = "",
+        read_when: Condition | tuple[Condition, ...] = (),
     ) -> None:
         self.default = default
         self.above, self.below, self.least, self.most = above, below, least, most
@@ -57,6 +62,7 @@ class Setting(Generic[T]):
         self.whole = whole or (isinstance(default, int) and not isinstance(default, bool))
         self.check = check
         self.key = key
+        self.read_when = (read_when,) if isinstance(read_when, Condition) else read_when
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -97,6 +103,13 @@ class Setting(Generic[T]):
             raise ConfigError(f"{loss}: {self.key}={value!r} is out of range; expected a number {self._range()}")
         return value  # type: ignore[return-value]
 
+    def unread_beside(self, loss: object) -> Condition | None:
+        """Return the condition that keeps ``loss`` from reading another value than the default, ``None`` without one."""
+        value: Any = getattr(loss, self.name)
+        if value is self.default or value == self.default:  # as written by whoever lists every key
+            return None
+        return next((condition for condition in self.read_when if not condition.holds(loss)), None)
+
     def _inside(self, value: float) -> bool:
         return (
             (self.above is None or value > self.above)
@@ -125,10 +138,34 @@ def read_settings(loss: object, config: Mapping[str, Any]) -> None:
     """Validate every setting of ``loss`` against ``config`` and store the values on it.
 
     Raises:
-        ConfigError: a value out of range. Quotes the loss, the key, the value and the allowed range.
+        ConfigError: a value out of range, or one that has no effect beside the other settings. Quotes the loss, the key,
+            the value and the allowed range, or what makes it unread and where it is read.
     """
-    for setting in settings_of(type(loss)).values():
-        setattr(loss, setting.name, setting.read(type(loss).__name__, config))
+    name, settings = type(loss).__name__, settings_of(type(loss)).values()
+    for setting in settings:
+        setattr(loss, setting.name, setting.read(name, config))
+    for setting in settings:
+        condition = setting.unread_beside(loss)
+        if condition is not None:
+            given = f"{setting.key}={getattr(loss, setting.name)!r}"
+            raise ConfigError(
+                f"{name}: {given} has no effect beside {condition.found(loss)}; it is read where {condition}"
+            )
+
+
+def without_unread(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` without the settings of ``cls`` that nothing reads beside the others, to be given to ``cls``.
+
+    For configs that are put together, such as one of another loss or one in which a single setting was changed.
+    """
+    settings, kept = settings_of(cls).values(), dict(config)
+    while True:  # what one setting alone made another read goes with it
+        values = SimpleNamespace(**{setting.name: kept.get(setting.key, setting.default) for setting in settings})
+        unread = [setting.key for setting in settings if setting.unread_beside(values) is not None]
+        if not unread:
+            return kept
+        for key in unread:
+            del kept[key]
 
 
 def reject_unknown_keys(loss: object, config: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from loss_reference.contract import Contract, Option
 from loss_reference.interface import Batch, LossFunction
 from loss_reference.reduction import AGGREGATIONS, aggregate_tokens
+from loss_reference.relevance import where
 from loss_reference.settings import ConfigError, Setting
 
 __all__ = ["AGGREGATION_OPTIONS", "TokenLevelLoss", "refine"]
@@ -37,14 +38,14 @@ class TokenLevelLoss(LossFunction):
     """A loss of per-token terms l [B, S-1] with weights m: ``self.reduce(l, m, batch)`` gives the scalar.
 
     Config: ``aggregation`` (one of ``AGGREGATIONS``, see ``aggregate_tokens``); ``max_length`` (above 0, the divisor L of
-    ``"fixed"``, which needs it; the other aggregations do not read it).
+    ``"fixed"``, which needs it; refused beside the others, which do not read it).
 
     Raises:
         ConfigError: ``aggregation="fixed"`` without ``max_length``.
     """
 
     aggregation = Setting("token_mean", choices=AGGREGATIONS)
-    max_length = Setting[float | None](None, above=0.0, optional=True)
+    max_length = Setting[float | None](None, above=0.0, optional=True, read_when=where("aggregation", "fixed"))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)

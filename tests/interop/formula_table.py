@@ -59,20 +59,25 @@ SCORE: Final = {"kl_gradient": "score_function", **CLAMPS}
 
 NEMO_RL: Final = (
     NeMo("nll", counterpart="NLLLossFn"),
-    NeMo("dpo", counterpart="DPOLossFn", option={"beta": 0.05}, note="the reference is rolled by one token there"),
+    NeMo("dpo", counterpart="DPOLossFn", option={"beta": 0.05, "rolled_reference": True}),
     NeMo(
         "rpo_nll",
         counterpart="DPOLossFn, sft_loss_weight > 0",
-        option={"beta": 0.05, "nll_average": "sum"},
+        option={"beta": 0.05, "nll_average": "sum", "rolled_reference": True},
         note="alpha is sft_loss_weight",
     ),
     NeMo(
         "rpo_nll",
         counterpart="DPOLossFn, sft_loss_weight > 0, sft_average_log_probs=True",
-        option={"beta": 0.05},
+        option={"beta": 0.05, "rolled_reference": True},
         note="alpha is sft_loss_weight",
     ),
-    NeMo("dpo_norm", counterpart="DPOLossFn, preference_average_log_probs=True", option={"beta": 0.05}),
+    NeMo(
+        "dpo_norm",
+        counterpart="DPOLossFn, preference_average_log_probs=True",
+        option={"beta": 0.05},
+        note="the reference is rolled by one token there, as `dpo` can take it",
+    ),
     NeMo("bradley_terry", counterpart="loss of the reward model"),
     NeMo("ppo_clip", counterpart="ClippedPGLossFn"),
     NeMo("dapo", counterpart="ClippedPGLossFn of the DAPO recipes", option={"ratio_clip_c": 10.0}),
@@ -168,7 +173,7 @@ OTHERS: Final = (
     Trl(
         "minillm",
         counterpart="MiniLLMTrainer",
-        option={"gamma": 0.0, "padding": "counted", "discount": "absolute", "detach_reward": False},
+        option={"gamma": 0.0, "padding": "counted", "detach_reward": False},
         note="its mask is of ids that are never ignored: padding counts, and so does a row in which nothing is trained; run "
         "once by hand, value and gradient were those of releases 0.26.2 and 1.9.2 for gamma of 0, 0.6 and 1",
     ),

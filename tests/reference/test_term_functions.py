@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
+from loss_reference.composite.adaptive import adaptive
+from loss_reference.composite.dynamic_weight import dynamic_weights
+from loss_reference.composite.presets import mpo, rpo_nll
 from loss_reference.distillation.hinton_kd import hinton_kd
 from loss_reference.distillation.self_distillation import sdpo
 from loss_reference.distillation.uld import uld
+from loss_reference.policy_gradient.gspo import luspo
+from loss_reference.policy_gradient.ppo_variants import bnpo, dapo, dr_grpo
+from loss_reference.preference.imitation import cpo, orpo
 from loss_reference.supervised.mtp_ce import mtp_ce
 from loss_reference.supervised.weighted_nll import weighted_nll
 
@@ -50,3 +57,53 @@ def test_the_parts_of_sdpo_share_the_weight() -> None:
     lp, lp_teacher, lp_old = torch.tensor([-1.0]), torch.tensor([-3.0]), torch.tensor([-9.0])
     torch.testing.assert_close(sdpo(lp, lp_teacher, lp_old), torch.tensor([2.0 * 2.0 * -1.0]))
     torch.testing.assert_close(sdpo(lp, lp_teacher, lp_old, torch.tensor([7.0]), d=0.25), torch.tensor([4.25]))
+
+
+def test_clipped_terms_and_what_they_are_divided_by() -> None:
+    rho, A = torch.tensor([1.25, 1.5, 0.5]), torch.tensor([1.0, 1.0, -2.0])
+    torch.testing.assert_close(dapo(rho, A), torch.tensor([-1.25, -1.28, 1.6]))
+    torch.testing.assert_close(dr_grpo(rho, A, 8.0), torch.tensor([-1.2, -1.2, 1.6]) / 8)
+    torch.testing.assert_close(dr_grpo(torch.tensor([9.0]), -A[:1], 2.0, clip_c=3.0), torch.tensor([1.5]))
+    torch.testing.assert_close(bnpo(rho, A, torch.tensor([1.0, 0.0, 3.0])), torch.tensor([-1.2, 0.0, 4.8]) / 4)
+    assert bnpo(rho, A, torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_luspo_sums_over_the_answer() -> None:
+    policy, m = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[1.0, 0.5, 0.0]])
+    k = torch.tensor([[3.0, 0.0, 5.0]])
+    assert luspo(policy, m).tolist() == [2.0]
+    assert luspo(policy, m, k, beta=0.5).tolist() == [3.5]
+    assert luspo(policy, m, k, torch.tensor([[0.0, 0.0, 2.0]]), 0.5).tolist() == [7.0]
+
+
+def test_preference_and_imitation() -> None:
+    p_w, p_l, nll_w = torch.tensor([-0.5]), torch.tensor([-0.5]), torch.tensor([3.0])
+    log_2 = math.log(2)
+    assert orpo(p_w, p_l, nll_w, beta=0.5).item() == pytest.approx(3 + 0.5 * log_2)
+    assert cpo(p_w, p_l, nll_w, alpha=0.5).item() == pytest.approx(log_2 + 1.5)
+    assert cpo(p_w, p_l, nll_w, beta=0.5, loss_type="ipo").item() == pytest.approx(1 + 3)
+    assert cpo(p_w + 10, p_l, nll_w, 1.0, 0.0, 0.25).item() == pytest.approx(math.log1p(math.exp(-10)) + 2.5)
+    assert rpo_nll(torch.zeros(1), nll_w, alpha=2.0).item() == pytest.approx(log_2 + 6)
+    assert mpo(torch.zeros(1), torch.zeros(1), nll_w).item() == pytest.approx(1.2 * log_2 + 3)
+    assert mpo(torch.tensor([1.0]), torch.tensor([-1.0]), nll_w, (1.0, 0.0, 0.0)).item() == pytest.approx(
+        math.log1p(math.exp(-2))
+    )
+
+
+def test_an_impossible_answer_that_is_not_imitated() -> None:
+    p, nll_w = torch.tensor([-1.0]), torch.tensor([INF])
+    assert cpo(p, p, nll_w, alpha=0.0).item() == pytest.approx(math.log(2))
+    assert rpo_nll(torch.zeros(1), nll_w, alpha=0.0).item() == pytest.approx(math.log(2))
+    assert mpo(p, p, nll_w, (1.0, 0.0, 0.0)).item() == pytest.approx(math.log(2))
+
+
+def test_weights_that_follow_the_losses() -> None:
+    loss = torch.tensor(3.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(adaptive(loss, rate=0.5, target=2.0), loss)
+    assert slope.item() == 1.25  # the factor is a constant
+    assert adaptive(loss, rate=0.5, target=2.0, bounds=None).item() == 3.25
+    assert adaptive(loss, rate=0.5, target=2.0, bounds=(0.1, 1.1)).item() == pytest.approx(3.3)
+    values, base = torch.tensor([2.0, 1.0, 4.0]), torch.tensor([1.0, 1.0, 1.0])
+    torch.testing.assert_close(dynamic_weights(values, base, 0.1, "literal"), torch.tensor([1.1, 0.825, 1.075]))
+    assert dynamic_weights(values, base, 9.0).min() == 0
+    assert dynamic_weights(values, base, 9.0).sum().item() == pytest.approx(3.0)

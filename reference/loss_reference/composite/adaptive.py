@@ -12,10 +12,26 @@ from loss_reference.composite.promises import contract_of, overrides, promises_o
 from loss_reference.contract import Contract, Option
 from loss_reference.interface import Batch, LossFunction, LossResult, Outputs
 from loss_reference.registry import create_loss_function, register
+from loss_reference.relevance import unless, where
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.view import ReadOnlyView
 
-__all__ = ["AdaptiveLoss"]
+__all__ = ["AdaptiveLoss", "adaptive"]
+
+
+def adaptive(
+    loss: Tensor, rate: float = 0.1, target: float = 1.0, bounds: tuple[float, float] | None = (0.1, 10.0)
+) -> Tensor:
+    """Return l clip(1 + d, bounds), or l + d without bounds, d = sg(rate (l / target - 1)).
+
+    Args:
+        loss: l, of any shape.
+        rate: how fast the weight follows the loss, at least 0.
+        target: the loss at which nothing changes, not 0.
+        bounds: the smallest and the largest factor.
+    """
+    deviation = rate * (loss.detach() / target - 1)
+    return loss + deviation if bounds is None else loss * (1 + deviation).clamp(*bounds)
 
 
 @register("adaptive")
@@ -44,10 +60,10 @@ class AdaptiveLoss(LossFunction):
     contract = Contract(family="composite", surrogate_gradient=True, coupled=True)
     base: Setting[Mapping[str, Any]] = Setting({"type": "dpo"}, check=False)
     adaptation_rate = Setting(0.1, least=0.0)
-    target_loss = Setting(1.0)
+    target_loss = Setting(1.0, read_when=unless("adaptation_rate", 0))
     mode = Setting("scale", choices=("scale", "literal"))
-    lower = Setting(0.1, least=0.0)
-    upper = Setting(10.0, above=0.0)
+    lower = Setting(0.1, least=0.0, read_when=where("mode", "scale"))
+    upper = Setting(10.0, above=0.0, read_when=where("mode", "scale"))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
@@ -77,10 +93,8 @@ class AdaptiveLoss(LossFunction):
         return {"base": base, "adaptation": self._adapted(base) - base}
 
     def _adapted(self, base: Tensor) -> Tensor:
-        deviation = self.adaptation_rate * (base.detach() / self.target_loss - 1)
-        if self.mode == "literal":
-            return base + deviation
-        return base * (1 + deviation).clamp(self.lower, self.upper)
+        bounds = None if self.mode == "literal" else (self.lower, self.upper)
+        return adaptive(base, self.adaptation_rate, self.target_loss, bounds)
 
     def _refine_contract(self) -> None:
         facts = promises_of_sum([(1.0, contract_of(self.base_loss))])
@@ -100,7 +114,7 @@ class AdaptiveLoss(LossFunction):
             "adaptation_rate": Option((0.1, 0.0, 1.0), reduces_to=unchanged),
             "target_loss": Option((1.0, 0.5)),
             "mode": Option(("scale", "literal")),
-            "lower": Option((0.1, 1.0), inert=self.mode == "literal"),
-            "upper": Option((10.0, 0.5), inert=self.mode == "literal"),
+            "lower": Option((0.1, 1.0)),
+            "upper": Option((10.0, 0.5)),
         }
         self.contract = refined(type(self).contract, **facts)

@@ -16,6 +16,7 @@ from loss_reference.distillation.soft_ce import soft_ce
 from loss_reference.interface import Batch, LossFunction, LossResult, Outputs
 from loss_reference.reduction import global_count, keep_active, mean_of_terms, token_weights
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 
@@ -56,8 +57,8 @@ class DraftLoss(LossFunction):
     )
     policy: Setting[Mapping[str, Any]] = Setting({"type": "nll"}, check=False)
     draft_weight = Setting(1.0, least=0.0)
-    temperature = Setting(1.0, above=0.0)
-    ahead = Setting(0, least=0)
+    temperature = Setting(1.0, above=0.0, read_when=unless("draft_weight", 0))
+    ahead = Setting(0, least=0, read_when=unless("draft_weight", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)

@@ -17,9 +17,30 @@ from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.view import ReadOnlyView
 
-__all__ = ["DynamicWeightLoss"]
+__all__ = ["DynamicWeightLoss", "dynamic_weights"]
 
 SMALLEST_DIVISOR = 1e-8
+
+
+def dynamic_weights(values: Tensor, base: Tensor, rate: float = 0.01, mode: str = "robust") -> Tensor:
+    """Return w_i = base_i + a_i - a_(i-1), a_i = rate (values_i / values_(i+1) - 1), one weight per loss [n].
+
+    ``"robust"`` keeps every divisor 1e-8 away from 0 and every weight at least 0, and their sum that of ``base``.
+
+    Args:
+        values: the losses [n].
+        base: their weights at rate 0 [n].
+        rate: how fast the weights follow the losses, at least 0.
+        mode: ``"robust"`` or ``"literal"``, the formula alone.
+    """
+    if mode == "robust":
+        values = torch.where(values < 0, -1.0, 1.0) * values.abs().clamp(min=SMALLEST_DIVISOR)
+    adjustments, nothing = rate * (values[:-1] / values[1:] - 1), values.new_zeros(1)
+    weights = base + torch.cat([adjustments, nothing]) - torch.cat([nothing, adjustments])
+    if mode == "literal":
+        return weights
+    weights = weights.clamp(min=0)
+    return weights * (base.sum() / weights.sum())
 
 
 @register("dynamic_weight")
@@ -76,15 +97,7 @@ class DynamicWeightLoss(ComposedLoss):
                 f"{type(self).__name__}: {len(losses)} losses for {len(base_weights)} base_weights; expected as many"
             )
         values = torch.stack([torch.as_tensor(loss).detach() for loss in losses])
-        base = values.new_tensor(base_weights)
-        if self.mode == "robust":
-            values = torch.where(values < 0, -1.0, 1.0) * values.abs().clamp(min=SMALLEST_DIVISOR)
-        adjustments = self.adaptation_rate * (values[:-1] / values[1:] - 1)
-        nothing = values.new_zeros(1)
-        weights = base + torch.cat([adjustments, nothing]) - torch.cat([nothing, adjustments])
-        if self.mode == "robust":
-            weights = weights.clamp(min=0)
-            weights = weights * (base.sum() / weights.sum())
+        weights = dynamic_weights(values, values.new_tensor(base_weights), self.adaptation_rate, self.mode)
         return list(weights.unbind())
 
     def weighted_losses(self, batch: Batch, model_outputs: Outputs) -> list[tuple[str, Weight, LossResult]]:

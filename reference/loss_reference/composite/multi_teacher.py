@@ -16,6 +16,7 @@ from loss_reference.distillation.soft_ce import soft_ce
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import global_count, keep_active, mean_of_terms
 from loss_reference.registry import register
+from loss_reference.relevance import unless, where
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.shapes import require_shape
 from loss_reference.supervised.next_token import next_tokens, trained_logits
@@ -92,11 +93,13 @@ class MultiTeacherLoss(LossFunction):
         },
     )
     aggregation = Setting("sum", choices=AGGREGATIONS)
-    weights: Setting[Sequence[float] | None] = Setting(None, check=False)
-    weighting = Setting("static", choices=WEIGHTINGS)
-    alpha = Setting(1.0, above=0.0)
+    weights: Setting[Sequence[float] | None] = Setting(
+        None, check=False, read_when=unless("aggregation", "select_teacher")
+    )
+    weighting = Setting("static", choices=WEIGHTINGS, read_when=(where("aggregation", "sum"), where("weights", None)))
+    alpha = Setting(1.0, above=0.0, read_when=unless("weighting", "static"))
     kl_type = Setting("forward", choices=KL_TYPES)
-    mixed_kl_weight = Setting(0.5, least=0.0, most=1.0)
+    mixed_kl_weight = Setting(0.5, least=0.0, most=1.0, read_when=where("kl_type", "mixed"))
     temperature = Setting(1.0, above=0.0)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
@@ -104,13 +107,11 @@ class MultiTeacherLoss(LossFunction):
         w, owner = self.weights, type(self).__name__
         if w is not None and not (isinstance(w, list | tuple) and all(map(_is_weight, w)) and any(w)):
             raise ConfigError(f"{owner}: weights={w!r}; expected a list of numbers of at least 0, not all 0")
-        if self.weighting != "static" and (w is not None or self.aggregation != "sum"):
-            raise ConfigError(f"{owner}: weighting={self.weighting!r} is for aggregation='sum' without weights")
         if self.aggregation == "select_teacher" or self.weighting != "static":
             self.contract = refine(self.contract, coupled=True)
         if self.aggregation != "sum" or w is not None:  # then there is no softmax over scores for alpha to sharpen
-            kept = {name: option for name, option in self.contract.options.items() if name != "weighting"}
-            self.contract = refine(self.contract, options={**kept, "alpha": Option(values=(1.0, 4.0), inert=True)})
+            kept = {key: option for key, option in self.contract.options.items() if key not in ("weighting", "alpha")}
+            self.contract = refine(self.contract, options=kept)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)

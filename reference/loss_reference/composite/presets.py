@@ -11,16 +11,17 @@ from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
 from loss_reference.pairs import mean_of_pairs
 from loss_reference.preference.absolute import bco_pair
-from loss_reference.preference.chosen_nll import NLL_AVERAGE, ImitatingLoss
+from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES, ImitatingLoss
 from loss_reference.preference.dpo import dpo
-from loss_reference.preference.layout import PAIR_LAYOUT
+from loss_reference.preference.layout import PAIR_LAYOUT, ROLLED_REFERENCE, ReferencedPairsLoss
 from loss_reference.preference.pairwise import BETA, active_pairs
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["MPOLoss", "RPONLLLoss"]
+__all__ = ["MPOLoss", "RPONLLLoss", "mpo", "rpo_nll"]
 
 PRESET: Final = Contract(
     family="composite", level="pair", normalizer="global", length_normalized=False, lower_bound=0.0
@@ -28,8 +29,36 @@ PRESET: Final = Contract(
 WEIGHT: Final = Option(values=(0.0, 0.5, 1.0))
 
 
+def rpo_nll(delta: Tensor, nll_w: Tensor, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
+    """Return -log sigma(beta delta) + alpha nll_w, one term per pair.
+
+    Args:
+        delta: h_w - h_l [N], the log-ratio of the chosen minus that of the rejected sequence, in nats.
+        nll_w: what imitating the chosen answer costs [N], in nats.
+        beta: strength of the pull towards the reference, above 0.
+        alpha: weight of the imitation, at least 0.
+    """
+    preference = dpo(delta, beta)
+    # A part of weight 0 is not taken: a model may find the chosen answer impossible.
+    return preference if alpha == 0 else preference + alpha * nll_w
+
+
+def mpo(r_w: Tensor, r_l: Tensor, nll_w: Tensor, weights: tuple[float, float, float] = (0.8, 0.2, 1.0)) -> Tensor:
+    """Return -w_p log sigma(r_w - r_l) - w_q (log sigma(r_w) + log sigma(-r_l)) + w_g nll_w, one term per pair.
+
+    Args:
+        r_w, r_l: beta h, the rewards of the chosen and of the rejected answer [N].
+        nll_w: what imitating the chosen answer costs [N], in nats.
+        weights: w_p, w_q and w_g, of preference, quality and generation, at least 0.
+    """
+    w_p, w_q, w_g = weights
+    terms = w_p * dpo(r_w - r_l, beta=1.0) + w_q * bco_pair(r_w, r_l)
+    # A part of weight 0 is not taken: a model may find the chosen answer impossible.
+    return terms if w_g == 0 else terms + w_g * nll_w
+
+
 @register("rpo_nll")
-class RPONLLLoss(ImitatingLoss):
+class RPONLLLoss(ReferencedPairsLoss, ImitatingLoss):
     """Iterative RPO: l = -log sigma(beta (h_w - h_l)) - alpha p_w / n_w, the mean over pairs, p the sum of lp.
 
     DPO plus the NLL of the chosen answer over its n_w trained tokens, which keeps its probability from
@@ -38,7 +67,7 @@ class RPONLLLoss(ImitatingLoss):
 
     Config: ``beta`` (0.1, above 0); ``alpha`` (1, at least 0; 0 is ``DPOLoss``; TRL ``rpo_alpha``); ``nll_average`` as in
     ``ImitatingLoss``. TRL's number is that of ``"tokens"``, NeMo RL's (``sft_loss_weight`` alpha) that of ``"sum"``, or of
-    ``"sequence"`` with its ``sft_average_log_probs``.
+    ``"sequence"`` with its ``sft_average_log_probs``; its reference is rolled, ``rolled_reference=True``, see ``DPOLoss``.
 
     Source: arXiv 2404.19733, eq. 1.
     """
@@ -51,16 +80,19 @@ class RPONLLLoss(ImitatingLoss):
             "alpha": Option(values=(0.0, 1.0), reduces_to={0.0: "dpo"}),
             "nll_average": NLL_AVERAGE,
             "pair_layout": PAIR_LAYOUT,
+            "rolled_reference": ROLLED_REFERENCE,
         },
     )
     beta = Setting(0.1, above=0.0)
     alpha = Setting(1.0, least=0.0)
+    nll_average = Setting("sequence", choices=NLL_AVERAGES, read_when=unless("alpha", 0))
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
         h_w, h_l = active_pairs((lp - token_constant(batch, "reference_policy_logprobs", m)).sum(dim=1), w)
-        return mean_of_pairs(dpo(h_w - h_l, self.beta), w, batch) + self.alpha * self.chosen_nll(lp, m, batch)
+        terms = rpo_nll(h_w - h_l, self.chosen_nll(lp, m, batch), self.beta, self.alpha)
+        return mean_of_pairs(terms, w, batch)
 
 
 @register("mpo")
@@ -90,15 +122,16 @@ class MPOLoss(ImitatingLoss):
             "pair_layout": PAIR_LAYOUT,
         },
     )
-    beta = Setting(0.1, above=0.0)
+    beta = Setting(0.1, above=0.0, read_when=unless("preference_weight", 0) | unless("quality_weight", 0))
     preference_weight = Setting(0.8, least=0.0)
     quality_weight = Setting(0.2, least=0.0)
     generation_weight = Setting(1.0, least=0.0)
+    nll_average = Setting("sequence", choices=NLL_AVERAGES, read_when=unless("generation_weight", 0))
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
         h_w, h_l = active_pairs((lp - token_constant(batch, "reference_policy_logprobs", m)).sum(dim=1), w)
-        terms = self.preference_weight * dpo(h_w - h_l, self.beta)
-        terms = terms + self.quality_weight * bco_pair(self.beta * h_w, self.beta * h_l)
-        return mean_of_pairs(terms, w, batch) + self.generation_weight * self.chosen_nll(lp, m, batch)
+        weights = self.preference_weight, self.quality_weight, self.generation_weight
+        terms = mpo(self.beta * h_w, self.beta * h_l, self.chosen_nll(lp, m, batch), weights)
+        return mean_of_pairs(terms, w, batch)

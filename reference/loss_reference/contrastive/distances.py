@@ -14,6 +14,7 @@ from loss_reference.contrastive.similarity import active_rows, index_pairs
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import mean_of_terms
 from loss_reference.registry import register
+from loss_reference.relevance import where
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
@@ -79,7 +80,7 @@ class TripletMarginLoss(LossFunction):
             "negative_embeddings": Field("embeddings", "B D", trainable=True),
         },
     )
-    margin = Setting(1.0, least=0.0)
+    margin = Setting(1.0, least=0.0, read_when=where("soft", False))
     soft = Setting(False)
     average = Setting("all", choices=("all", "nonzero"))
 

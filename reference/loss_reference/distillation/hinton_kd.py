@@ -13,6 +13,7 @@ from loss_reference.distillation.kl import forward_kl, teacher_and_student
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import global_count, mean_of_terms
 from loss_reference.registry import register
+from loss_reference.relevance import unless, where
 from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.supervised.nll import nll
@@ -67,9 +68,9 @@ class HintonKDLoss(LossFunction):
         },
     )
     alpha = Setting(0.5, least=0.0, most=1.0)
-    temperature = Setting(2.0, above=0.0)
-    temper_hard = Setting(False)
-    scale_soft = Setting(True)
+    temperature = Setting(2.0, above=0.0, read_when=unless("alpha", 0) | where("temper_hard", True))
+    temper_hard = Setting(False, read_when=unless("alpha", 1))
+    scale_soft = Setting(True, read_when=unless("alpha", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)

@@ -19,6 +19,7 @@ from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import probability_ratio
 from loss_reference.reduction import global_count, keep_active, mean_of_terms, row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import where
 from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import refine
@@ -105,15 +106,15 @@ class MiniLLMLoss(LossFunction):
     single_step_weight = Setting(1.0, least=0.0)
     ratio_clip_min = Setting(0.2, least=0.0)
     ratio_clip_max = Setting(0.2, least=0.0)
-    discount = Setting("relative", choices=DISCOUNTS)
+    discount = Setting("relative", choices=DISCOUNTS, read_when=where("length_normalization", False))
     padding = Setting("ignored", choices=PADDINGS)
     detach_reward = Setting(True)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        cancels = self.length_normalization or self.gamma in (0.0, 1.0)
-        options = {**self.contract.options, "discount": Option(values=DISCOUNTS, inert=cancels)}
-        self.contract = refine(self.contract, options=options)
+        if not self.length_normalization:  # by which the factor cancels; at these gamma it is 1
+            discount = {"discount": Option(values=DISCOUNTS, inert=self.gamma in (0.0, 1.0))}
+            self.contract = refine(self.contract, options={**self.contract.options, **discount})
         if self.padding == "counted":
             self.contract = refine(reading_padding(self.contract, "TRL"), coupled=True)
 
@@ -122,11 +123,9 @@ class MiniLLMLoss(LossFunction):
         y = next_tokens(batch, c, z_q.shape[-1])
         log_p = (teacher_logits(batch, c, z_q.shape[-1]) / self.temperature).log_softmax(dim=-1)
         log_q = (z_q / self.temperature).log_softmax(dim=-1)
-        log_ratio = sampled(log_p - log_q, y)
-        A = self.future_reward(log_ratio.detach() if self.detach_reward else log_ratio, m, c)
-        if batch.get("advantages") is not None:
-            A = A + token_constant(batch, "advantages", m)
-        lp, given = sampled(z_q.log_softmax(dim=-1), y), batch.get("prev_logprobs") is not None
+        A = self.advantages(sampled(log_p - log_q, y), m, c, batch)
+        lp = sampled(z_q.log_softmax(dim=-1), y)
+        given = batch.get("prev_logprobs") is not None
         rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m) if given else lp.detach())
         T_g = global_count(batch, "global_valid_toks")
         loss = mean_of_terms(ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max), m, T_g)
@@ -142,6 +141,11 @@ class MiniLLMLoss(LossFunction):
             return z_q, m, m
         c = answer_positions(m) * row_weights(batch, m).unsqueeze(1)
         return keep_active(model_outputs["logits"][:, :-1], c), m, c
+
+    def advantages(self, log_ratio: Tensor, m: Tensor, c: Tensor, batch: Batch) -> Tensor:
+        """Return R [B, S-1] of lp_T - lp of the sampled tokens, see ``future_reward``, plus the advantages of the batch."""
+        R = self.future_reward(log_ratio.detach() if self.detach_reward else log_ratio, m, c)
+        return R if batch.get("advantages") is None else R + token_constant(batch, "advantages", m)
 
     def future_reward(self, log_ratio: Tensor, m: Tensor, c: Tensor) -> Tensor:
         """Return R [B, S-1] of lp_T - lp of the sampled tokens, the weights m, and those of what R sums over, c."""

@@ -12,6 +12,7 @@ from loss_reference.distillation.divergence import DivergenceLoss
 from loss_reference.distillation.kl import mixed_kl
 from loss_reference.distillation.soft_ce import FORWARD_PARTS, VALUE_ALONE, soft_ce
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
@@ -49,7 +50,7 @@ class MixedKLLoss(DivergenceLoss):
         exempt=VALUE_ALONE,
     )
     mixed_kl_weight = Setting(0.5, least=0.0, most=1.0)
-    forward_part = Setting("kl", choices=FORWARD_PARTS)
+    forward_part = Setting("kl", choices=FORWARD_PARTS, read_when=unless("mixed_kl_weight", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)

@@ -19,6 +19,7 @@ from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import probability_ratio
 from loss_reference.reduction import aggregate_tokens
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import refine
@@ -122,16 +123,16 @@ class SDPOLoss(LossFunction):
 
     contract = refine(SAMPLED, level="sequence", options={"is_clip": IS_CLIPS})
     distillation_weight = Setting(1.0, least=0.0, most=1.0)
-    is_clip = Setting(2.0, above=0.0)
-    ratio_clip_min = Setting(0.2, least=0.0)
-    ratio_clip_max = Setting(0.2, least=0.0)
+    is_clip = Setting(2.0, above=0.0, read_when=unless("distillation_weight", 0))
+    ratio_clip_min = Setting(0.2, least=0.0, read_when=unless("distillation_weight", 1))
+    ratio_clip_max = Setting(0.2, least=0.0, read_when=unless("distillation_weight", 1))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        alone = self.distillation_weight == 1
-        clips = dict.fromkeys(("ratio_clip_min", "ratio_clip_max"), Option(values=(0.0, 0.2), inert=alone))
-        share = {} if alone else {"distillation_weight": Option(values=(0.0, 0.5, 1.0))}
-        self.contract = refine(self.contract, options={**self.contract.options, **clips, **share})
+        if self.distillation_weight < 1:
+            mixed = dict.fromkeys(("ratio_clip_min", "ratio_clip_max"), Option(values=(0.0, 0.2)))
+            mixed["distillation_weight"] = Option(values=(0.0, 0.5, 1.0))
+            self.contract = refine(self.contract, options={**self.contract.options, **mixed})
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)

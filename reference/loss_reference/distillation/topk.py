@@ -14,6 +14,7 @@ from loss_reference.distillation.teacher import topk_support
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import global_count, mean_of_terms
 from loss_reference.registry import register
+from loss_reference.relevance import where
 from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import trained_logits
 from loss_reference.token_level import refine
@@ -70,7 +71,7 @@ class TopKLoss(LossFunction):
     temperature = Setting(1.0, above=0.0)
     k = Setting(64, least=1)
     kl_type = Setting("forward", choices=KL_TYPES)
-    mixed_kl_weight = Setting(0.5, least=0.0, most=1.0)
+    mixed_kl_weight = Setting(0.5, least=0.0, most=1.0, read_when=where("kl_type", "mixed"))
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         z_q, m = trained_logits(batch, model_outputs)

@@ -15,6 +15,7 @@ from loss_reference.distillation.vocabularies import Matching, sorted_l1
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.reduction import aggregate_tokens
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.supervised.nll import nll
@@ -133,7 +134,7 @@ class HybridULDLoss(LossFunction):
         },
     )
     vocabulary_map: Setting[Sequence[int] | None] = Setting(None, check=False)
-    beta = Setting(0.5, least=0.0, most=1.0)
+    beta = Setting(0.5, least=0.0, most=1.0, read_when=unless("matched_weight", 0))
     matched_weight = Setting[float | None](None, least=0.0, optional=True)
     unmatched_weight = Setting[float | None](None, least=0.0, optional=True)
     temperature = Setting(1.0, above=0.0)

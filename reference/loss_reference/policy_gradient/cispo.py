@@ -14,6 +14,7 @@ from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
 from loss_reference.policy_gradient.ratio import LOG_RATIO_CLAMP, probability_ratio
 from loss_reference.policy_gradient.reinforce import reinforce
 from loss_reference.registry import register
+from loss_reference.relevance import where
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
@@ -74,7 +75,7 @@ class CISPOLoss(TokenLevelLoss, PolicyLoss):
             **AGGREGATION_OPTIONS,
         },
     )
-    ratio_clip_min = Setting(0.2, least=0.0)
+    ratio_clip_min = Setting(0.2, least=0.0, read_when=where("weight_bound", "relative"))
     ratio_clip_max = Setting(0.2, least=0.0)
     weight_bound = Setting("relative", choices=WEIGHT_BOUNDS)
     log_ratio_clamp = Setting[float | None](None, above=0.0, optional=True)

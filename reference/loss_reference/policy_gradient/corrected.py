@@ -27,6 +27,7 @@ from loss_reference.policy_gradient.ppo_clip import PPOClipLoss, ppo_clip
 from loss_reference.policy_gradient.ratio import MAX_LOG_RATIO, mean_over_tokens, ratio_of
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import where
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
 
@@ -311,7 +312,7 @@ class DivergenceMaskLoss(CorrectedPolicyLoss):
     estimator = Setting("k1", choices=DIVERGENCES)
     level = Setting("token", choices=DIVERGENCE_LEVELS)
     upper = Setting(2.0, above=0.0)
-    lower = Setting[float | None](None, above=0.0, optional=True)
+    lower = Setting[float | None](None, above=0.0, optional=True, read_when=where("estimator", "k1"))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
@@ -320,8 +321,6 @@ class DivergenceMaskLoss(CorrectedPolicyLoss):
             raise ConfigError(
                 f"{name}: level='seq_max' needs estimator='k2' or 'k3'; the largest k1 bounds one side only"
             )
-        if self.estimator != "k1" and self.lower is not None:
-            raise ConfigError(f"{name}: lower={self.lower!r} is read by estimator='k1' alone")
         self.lowest = 1 / self.upper if self.lower is None else self.lower
         if self.estimator == "k1":
             require_order(self, ("lower", self.lowest), ("upper", self.upper))

@@ -16,6 +16,7 @@ from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import probability_ratio
 from loss_reference.reduction import aggregate_tokens
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
 
@@ -202,7 +203,7 @@ class KLCovLoss(_CovarianceLoss):
             "ppo_kl_coef": Option(values=(0.0, 0.1, 1.0)),
         },
     )
-    kl_cov_ratio = Setting(2e-4, least=0.0, most=1.0)
+    kl_cov_ratio = Setting(2e-4, least=0.0, most=1.0, read_when=unless("ppo_kl_coef", 0))
     ppo_kl_coef = Setting(1.0, least=0.0)
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:

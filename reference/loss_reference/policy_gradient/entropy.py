@@ -14,6 +14,7 @@ from loss_reference.interface import Batch, Outputs
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT
 from loss_reference.reduction import keep_active, mean_of_terms, token_weights
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
@@ -78,7 +79,7 @@ class EntropyBonusLoss(TokenLevelLoss):
     )
     coefficient = Setting(0.01, least=0.0)
     top_quantile = Setting(1.0, least=0.0, most=1.0)
-    divisor = Setting("trained", choices=DIVISORS)
+    divisor = Setting("trained", choices=DIVISORS, read_when=unless("top_quantile", 1))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)

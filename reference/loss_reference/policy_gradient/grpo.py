@@ -14,6 +14,7 @@ from loss_reference.policy_gradient.kl import KL_GRADIENTS, KL_TYPES, kl_penalty
 from loss_reference.policy_gradient.ppo_clip import PPOClipLoss
 from loss_reference.reduction import AGGREGATIONS
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
@@ -80,17 +81,21 @@ class GRPOLoss(PPOClipLoss):
     )
     aggregation = Setting("seq_mean_token_mean", choices=AGGREGATIONS)
     reference_policy_kl_penalty = Setting(0.04, least=0.0)
-    kl_type = Setting("k3", choices=KL_TYPES)
-    kl_gradient = Setting("pathwise", choices=KL_GRADIENTS)
-    kl_input_clamp = Setting[float | None](None, above=0.0, optional=True)
-    kl_output_clamp = Setting[float | None](None, above=0.0, optional=True)
+    kl_type = Setting("k3", choices=KL_TYPES, read_when=unless("reference_policy_kl_penalty", 0))
+    kl_gradient = Setting("pathwise", choices=KL_GRADIENTS, read_when=unless("reference_policy_kl_penalty", 0))
+    kl_input_clamp = Setting[float | None](
+        None, above=0.0, optional=True, read_when=unless("reference_policy_kl_penalty", 0)
+    )
+    kl_output_clamp = Setting[float | None](
+        None, above=0.0, optional=True, read_when=unless("reference_policy_kl_penalty", 0)
+    )
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
         if self.kl_type != "k1":  # the only estimator that may be negative
             signs = {**self.contract.direction, "reference_policy_kl_penalty": +1}
             self.contract = refine(self.contract, direction=signs)
-        if self.kl_gradient != "pathwise" and self.reference_policy_kl_penalty > 0:
+        if self.kl_gradient != "pathwise":
             self.contract = refine(self.contract, surrogate_gradient=True)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:

@@ -15,12 +15,13 @@ from loss_reference.policy_gradient.kl import k3
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
 from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import mean_over_tokens, ratio_of
-from loss_reference.reduction import AGGREGATIONS, aggregate_tokens
+from loss_reference.reduction import AGGREGATIONS, global_count, mean_of_terms, row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
-__all__ = ["GSPOLoss", "GSPOTokenLoss", "LUSPOLoss", "SequenceRatioLoss", "gspo", "gspo_token_log_ratio"]
+__all__ = ["GSPOLoss", "GSPOTokenLoss", "LUSPOLoss", "SequenceRatioLoss", "gspo", "gspo_token_log_ratio", "luspo"]
 
 
 def gspo(
@@ -41,6 +42,20 @@ def gspo(
 def gspo_token_log_ratio(log_s: Tensor, lp: Tensor) -> Tensor:
     """Return log s_bt = sg(log s_b) + lp - sg(lp) [B, S-1] from log s_b [B, 1] and lp [B, S-1], sg(.) the stop-gradient."""
     return log_s.detach() + (lp - lp.detach())
+
+
+def luspo(policy: Tensor, m: Tensor, k: Tensor | None = None, c: Tensor | None = None, beta: float = 0.0) -> Tensor:
+    """Return sum_t m policy + beta sum_t c k, one term per sequence [B]: n_b times what ``gspo`` gives it.
+
+    Args:
+        policy: the term of ``gspo`` [B, S-1], the same at every token of a row where its advantage is.
+        m: weights of the tokens [B, S-1].
+        k: k3(lp - lp_ref) [B, S-1], in nats; without it the second sum is left out.
+        c: its weights [B, S-1]; m unless told otherwise.
+        beta: strength of the pull towards the reference, at least 0.
+    """
+    terms = (m * policy).sum(dim=1)
+    return terms if k is None else terms + beta * ((m if c is None else c) * k).sum(dim=1)
 
 
 class SequenceRatioLoss(PolicyLoss):
@@ -144,30 +159,32 @@ class LUSPOLoss(SequenceRatioLoss):
         options={
             **SequenceRatioLoss.contract.options,
             "reference_policy_kl_penalty": Option(values=(0.0, 0.04, 1.0)),
+            "padding": Option(values=PADDINGS),
         },
     )
     reference_policy_kl_penalty = Setting(0.0, least=0.0)
-    padding = Setting("ignored", choices=PADDINGS)
+    padding = Setting("ignored", choices=PADDINGS, read_when=unless("reference_policy_kl_penalty", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        padding = Option(values=PADDINGS, inert=self.reference_policy_kl_penalty == 0)
-        self.contract = refine(self.contract, options={**self.contract.options, "padding": padding})
-        if self.padding == "counted" and self.reference_policy_kl_penalty > 0:
+        if self.padding == "counted":
             self.contract = reading_padding(self.contract, "Liger")
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
-        loss, beta = self.reduce(self.policy_terms(lp, m, batch), m, batch), self.reference_policy_kl_penalty
+        terms, beta = self.policy_terms(lp, m, batch), self.reference_policy_kl_penalty
         if beta == 0:
-            return loss
+            return self.mean_of_answers(luspo(terms, m), batch)
         read = c = m  # where lp is read, and the weights of k3
         if self.padding == "counted":
             read = answer_positions(m).to(m)
             c = read * m.sum(dim=1, keepdim=True) / read.sum(dim=1, keepdim=True).clamp(min=1.0)
             lp = next_token_logprobs(batch, model_outputs, read)
         k = k3(lp - token_constant(batch, "reference_policy_logprobs", read))
-        return loss + beta * self.reduce(k, c, batch)
+        return self.mean_of_answers(luspo(terms, m, k, c, beta), batch)
 
-    def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
-        return aggregate_tokens(terms, weights, batch, "seq_mean_token_sum")
+    def mean_of_answers(self, terms: Tensor, batch: Batch) -> Tensor:
+        """Return the sum of per-sequence terms [B], which have their weights, over S_g or the number of rows that count."""
+        count = global_count(batch, "global_valid_seqs")
+        rows = row_weights(batch, terms)
+        return mean_of_terms(terms, (rows != 0).to(terms), rows.sum() if count is None else count)

@@ -60,9 +60,13 @@ class ClippedPolicyLoss(PolicyLoss):
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         """Return the clipped term of every token [B, S-1] from lp and its weights m."""
-        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m), self.log_ratio_clamp)
-        A = token_constant(batch, "advantages", m)
+        rho, A = self.ratio_and_advantages(lp, m, batch)
         return ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max, self.ratio_clip_c)
+
+    def ratio_and_advantages(self, lp: Tensor, m: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return (rho, A) of every token, both [B, S-1], from lp and its weights m; 1 and 0 where m is 0."""
+        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m), self.log_ratio_clamp)
+        return rho, token_constant(batch, "advantages", m)
 
 
 @register("ppo_clip")

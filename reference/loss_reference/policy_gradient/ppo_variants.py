@@ -10,15 +10,13 @@ from torch import Tensor
 
 from loss_reference.contract import Option
 from loss_reference.interface import Batch
-from loss_reference.logprobs import token_constant
-from loss_reference.policy_gradient.ppo_clip import ClippedPolicyLoss, PPOClipLoss
-from loss_reference.policy_gradient.ratio import probability_ratio
+from loss_reference.policy_gradient.ppo_clip import ClippedPolicyLoss, PPOClipLoss, ppo_clip
 from loss_reference.reduction import aggregate_tokens, mean_of_terms
 from loss_reference.registry import register
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
 
-__all__ = ["BNPOLoss", "DAPOLoss", "DrGRPOLoss", "PPODualClipLoss", "two_sided_clip"]
+__all__ = ["BNPOLoss", "DAPOLoss", "DrGRPOLoss", "PPODualClipLoss", "bnpo", "dapo", "dr_grpo", "two_sided_clip"]
 
 DIVISORS: Final = ("sequences_times_length", "length")
 # Inert in the sense of the checks: it speaks of empty batches alone, where nothing else is asked of a loss.
@@ -39,6 +37,41 @@ def two_sided_clip(
         clip_c: bound of the ratio in the unclipped branch, above 1.
     """
     return torch.maximum(-A * rho.clamp(max=clip_c), -A * rho.clamp(1 - clip_min, 1 + clip_max))
+
+
+def dapo(rho: Tensor, A: Tensor, clip_min: float = 0.2, clip_max: float = 0.28, clip_c: float | None = None) -> Tensor:
+    """Return max(-A rho, -A clip(rho, 1 - clip_min, 1 + clip_max)), clip_max > clip_min, one term per token.
+
+    Args:
+        rho, A, clip_min, clip_max, clip_c: as in ``ppo_clip``, whose bounds are symmetric unless told otherwise.
+    """
+    return ppo_clip(rho, A, clip_min, clip_max, clip_c)
+
+
+def dr_grpo(
+    rho: Tensor, A: Tensor, max_length: float, clip_min: float = 0.2, clip_max: float = 0.2, clip_c: float | None = None
+) -> Tensor:
+    """Return max(-A rho, -A clip(rho, 1 - clip_min, 1 + clip_max)) / max_length, one term per token.
+
+    The loss is their sum over tokens, the mean over answers: no answer is divided by its own length.
+
+    Args:
+        rho, A, clip_min, clip_max, clip_c: as in ``ppo_clip``.
+        max_length: tokens of the longest answer that can be generated, above 0.
+    """
+    return ppo_clip(rho, A, clip_min, clip_max, clip_c) / max_length
+
+
+def bnpo(
+    rho: Tensor, A: Tensor, m: Tensor, clip_min: float = 0.2, clip_max: float = 0.2, clip_c: float | None = None
+) -> Tensor:
+    """Return m max(-A rho, -A clip(rho, 1 - clip_min, 1 + clip_max)) / sum m, one term per token; their sum is the loss.
+
+    Args:
+        rho, A, clip_min, clip_max, clip_c: as in ``ppo_clip``.
+        m: weights of the tokens, of the shape of ``rho``, at least 0; where all are 0 so are the terms.
+    """
+    return m * ppo_clip(rho, A, clip_min, clip_max, clip_c) / m.sum().clamp(min=1.0)
 
 
 @register("ppo_dual_clip")
@@ -70,8 +103,7 @@ class PPODualClipLoss(PPOClipLoss):
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         if self.clip_c_bounds == "negative_advantages":
             return super().policy_terms(lp, m, batch)
-        rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m), self.log_ratio_clamp)
-        A = token_constant(batch, "advantages", m)
+        rho, A = self.ratio_and_advantages(lp, m, batch)
         return two_sided_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max, self.ratio_clip_c)
 
 
@@ -91,6 +123,10 @@ class DAPOLoss(PPOClipLoss):
         options={**PPOClipLoss.contract.options, "ratio_clip_max": Option(values=(0.0, 0.28, 1.0))},
     )
     ratio_clip_max = Setting(0.28, least=0.0)
+
+    def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        rho, A = self.ratio_and_advantages(lp, m, batch)
+        return dapo(rho, A, self.ratio_clip_min, self.ratio_clip_max, self.ratio_clip_c)
 
 
 @register("dr_grpo")
@@ -133,11 +169,15 @@ class DrGRPOLoss(ClippedPolicyLoss):
         if self.divisor == "length":
             self.contract = refine(self.contract, normalizer="sum")
 
+    def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        assert self.max_length is not None
+        rho, A = self.ratio_and_advantages(lp, m, batch)
+        return dr_grpo(rho, A, self.max_length, self.ratio_clip_min, self.ratio_clip_max, self.ratio_clip_c)
+
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         if self.divisor == "length":
-            assert self.max_length is not None
-            return mean_of_terms(terms, weights, terms.new_tensor(1.0)) / self.max_length
-        return aggregate_tokens(terms, weights, batch, "fixed", self.max_length)
+            return mean_of_terms(terms, weights, terms.new_tensor(1.0))
+        return aggregate_tokens(terms, weights, batch, "seq_mean_token_sum")
 
 
 @register("bnpo")
@@ -167,6 +207,10 @@ class BNPOLoss(ClippedPolicyLoss):
         if self.empty == "nan":
             self.contract = refine(self.contract, empty="nan")
 
+    def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
+        rho, A = self.ratio_and_advantages(lp, m, batch)
+        return bnpo(rho, A, m, self.ratio_clip_min, self.ratio_clip_max, self.ratio_clip_c)
+
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
-        mean = mean_of_terms(terms, weights, count=None)
-        return mean if self.empty == "zero" else mean / (weights != 0).any()
+        total = terms.sum()
+        return total if self.empty == "zero" else total / (weights != 0).any()

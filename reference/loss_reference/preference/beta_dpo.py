@@ -16,6 +16,7 @@ from loss_reference.preference.layout import PairedLoss
 from loss_reference.preference.pairwise import BETA, active_pairs, pair_contract, row_constant
 from loss_reference.reduction import keep_active
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 
 __all__ = ["SMALLEST_BETA", "BetaDPOLoss", "beta_of_batch"]
@@ -71,7 +72,7 @@ class BetaDPOLoss(PairedLoss):
     )
     beta = Setting(0.1, above=0.0)
     a = Setting(0.6, least=0.0)
-    ema = Setting(0.9, least=0.0, most=1.0)
+    ema = Setting(0.9, least=0.0, most=1.0, read_when=unless("a", 0))
     gap_mean: Tensor
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:

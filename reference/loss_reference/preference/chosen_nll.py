@@ -9,10 +9,10 @@ from torch import Tensor
 
 from loss_reference.contract import Option
 from loss_reference.interface import Batch
-from loss_reference.pairs import mean_of_pairs, pair_weights, split_pairs
+from loss_reference.pairs import pair_count, pair_weights
 from loss_reference.preference.layout import PairedLoss
 from loss_reference.preference.pairwise import active_pairs, trained_lengths
-from loss_reference.reduction import mean_of_terms, row_weights
+from loss_reference.reduction import row_weights
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
@@ -41,17 +41,20 @@ class ImitatingLoss(PairedLoss):
             self.contract = refine(self.contract, length_normalized=False)
 
     def chosen_nll(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
-        """Return the NLL of the chosen answers, a 0-dim tensor.
+        """Return the NLL of every chosen answer [N], of which ``mean_of_pairs`` makes that of the batch.
 
         Args:
             lp: log-probabilities of the tokens that are imitated, 0 at the others [B, S-1].
             m: their weights [B, S-1].
             batch: where ``sample_mask`` [B] and ``global_valid_seqs`` come from.
         """
-        w = row_weights(batch, lp)
-        if self.nll_average != "tokens":
-            n = trained_lengths(m).clamp(min=1) if self.nll_average == "sequence" else 1
-            nll_w, _ = active_pairs(-lp.sum(dim=1) / n, w)
-            return mean_of_pairs(nll_w, w, batch)
-        lp_w, tokens = split_pairs(lp)[0], (split_pairs(m)[0] != 0) * pair_weights(w).unsqueeze(1)
-        return mean_of_terms(-lp_w, tokens, None)
+        n, w = trained_lengths(m).to(lp), row_weights(batch, lp)
+        nll_w, _ = active_pairs(-lp.sum(dim=1), w)
+        if self.nll_average == "sum":
+            return nll_w
+        n_w, _ = active_pairs(n, w)
+        if self.nll_average == "sequence":
+            return nll_w / n_w.clamp(min=1)
+        # Over the tokens of all answers, each is divided by what their mean length is to the divisor of the pairs.
+        tokens, pairs = (pair_weights(w) * n_w).sum(), pair_count(w, batch)
+        return nll_w * (pairs / tokens.clamp(min=1))

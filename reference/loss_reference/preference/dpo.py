@@ -12,7 +12,7 @@ from loss_reference.contract import Contract, Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
 from loss_reference.pairs import mean_of_pairs, split_pairs
-from loss_reference.preference.layout import PAIR_LAYOUT, PairedLoss
+from loss_reference.preference.layout import PAIR_LAYOUT, ROLLED_REFERENCE, ReferencedPairsLoss
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
@@ -48,7 +48,7 @@ def sequence_log_ratio(batch: Batch, model_outputs: Outputs, average: bool = Fal
 
 
 @register("dpo")
-class DPOLoss(PairedLoss):
+class DPOLoss(ReferencedPairsLoss):
     """DPO: L = mean over pairs of -log sigma(beta (h_w - h_l)), h_b = sum_t m (lp - lp_ref).
 
     Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids``), ``reference_policy_logprobs``
@@ -58,10 +58,9 @@ class DPOLoss(PairedLoss):
 
     Config: ``beta`` (0.1, above 0); ``label_smoothing`` (0, conservative DPO as in OpenRLHF and torchtune, at most 1/2);
     ``average_log_probs`` (False; True divides each h by its length, TRL ``sigmoid_norm``); ``pair_layout``
-    (``"interleaved"``, as NeMo RL lays pairs out; ``"halves"`` as TRL, Liger and OpenRLHF: chosen rows first).
-
-    NeMo RL hands its DPO a reference that is rolled by one token, entry t speaking of token t + 1, and its policy-gradient
-    losses one that is not; here entry t speaks of token t in all of them: roll it back, ``x.roll(1, dims=1)``.
+    (``"interleaved"``, as NeMo RL lays pairs out; ``"halves"`` as TRL, Liger and OpenRLHF: chosen rows first);
+    ``rolled_reference`` (False; True for the reference that NeMo RL hands its ``DPOLossFn``, rolled by one token: entry t
+    speaks of token t + 1. Its policy-gradient losses get one that is not rolled, as all losses here do).
 
     Raises:
         ValueError: an odd number of rows, shapes that do not belong together, a token id outside the vocabulary.
@@ -82,6 +81,7 @@ class DPOLoss(PairedLoss):
             "label_smoothing": Option(values=(0.0, 0.1)),
             "average_log_probs": Option(values=(False, True)),
             "pair_layout": PAIR_LAYOUT,
+            "rolled_reference": ROLLED_REFERENCE,
         },
     )
     beta = Setting(0.1, above=0.0)

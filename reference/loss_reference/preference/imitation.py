@@ -14,16 +14,17 @@ from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import next_token_logprobs, trained_logprobs
 from loss_reference.pairs import mean_of_pairs
-from loss_reference.preference.chosen_nll import NLL_AVERAGE, ImitatingLoss
+from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES, ImitatingLoss
 from loss_reference.preference.margin import MARGIN_LOSSES, margin_loss
 from loss_reference.preference.pairwise import BETA, MONOTONE, active_pairs, pair_contract, trained_lengths
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import unless, where
 from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 from loss_reference.token_level import refine
 
-__all__ = ["CPOLoss", "ORPOLoss", "every_token", "log1mexp", "log_odds", "odds_ratio"]
+__all__ = ["CPOLoss", "ORPOLoss", "cpo", "every_token", "log1mexp", "log_odds", "odds_ratio", "orpo"]
 
 CLOSEST_TO_CERTAIN: Final = -torch.finfo(torch.float32).eps
 """The log-probability nearest to 0 that a float32 softmax can tell from it: odds of 8 million to 1."""
@@ -47,6 +48,41 @@ def odds_ratio(p_w: Tensor, p_l: Tensor) -> Tensor:
         p_w, p_l: mean log-probability of the tokens of the chosen and of the rejected answer [N], at most 0.
     """
     return -F.logsigmoid(log_odds(p_w) - log_odds(p_l))
+
+
+def orpo(p_w: Tensor, p_l: Tensor, nll_w: Tensor, beta: float = 0.1) -> Tensor:
+    """Return nll_w - beta log sigma(log odds(p_w) - log odds(p_l)), one term per pair.
+
+    Args:
+        p_w, p_l: mean log-probability of the tokens of the chosen and of the rejected answer [N], at most 0.
+        nll_w: what imitating the chosen answer costs [N], in nats.
+        beta: weight of the odds ratio, above 0.
+    """
+    return nll_w + beta * odds_ratio(p_w, p_l)
+
+
+def cpo(
+    p_w: Tensor,
+    p_l: Tensor,
+    nll_w: Tensor,
+    beta: float = 0.1,
+    alpha: float = 1.0,
+    label_smoothing: float = 0.0,
+    loss_type: str = "sigmoid",
+) -> Tensor:
+    """Return -(1 - e) log sigma(x) - e log sigma(-x) + alpha nll_w, x = beta (p_w - p_l), one term per pair.
+
+    Args:
+        p_w, p_l: log-probability of the chosen and of the rejected answer [N], a sum over tokens, for ``"ipo"`` their mean.
+        nll_w: what imitating the chosen answer costs [N], in nats.
+        beta: strength of the preference, above 0.
+        alpha: weight of the imitation, at least 0.
+        label_smoothing: e in [0, 1/2], read by ``"sigmoid"`` alone.
+        loss_type: what stands in the place of the first two parts, see ``margin_loss``.
+    """
+    preference = margin_loss(p_w - p_l, loss_type, beta, label_smoothing)
+    # A part of weight 0 is not taken: a model may find the chosen answer impossible.
+    return preference if alpha == 0 else preference + alpha * nll_w
 
 
 def every_token(batch: Batch, like: Tensor) -> Tensor:
@@ -102,13 +138,13 @@ class ORPOLoss(ImitatingLoss):
         lp, m = trained_logprobs(batch, model_outputs)
         n, w = trained_lengths(m), row_weights(batch, lp)
         p = lp.sum(dim=1) / n.clamp(min=1)
-        p_w, p_l = active_pairs(p, w)
         n_w, n_l = active_pairs(n, w)
-        terms = torch.where((n_w > 0) & (n_l > 0), odds_ratio(p_w, p_l), math.log(2))
+        # An answer of no tokens has no odds: those of both answers are then alike.
+        p_w, p_l = (torch.where((n_w > 0) & (n_l > 0), x, -math.log(2)) for x in active_pairs(p, w))
         if self.nll_span == "full":
             m = every_token(batch, batch["token_mask"][:, 1:].to(lp))
             lp = next_token_logprobs(batch, model_outputs, m)
-        return self.chosen_nll(lp, m, batch) + self.beta * mean_of_pairs(terms, w, batch)
+        return mean_of_pairs(orpo(p_w, p_l, self.chosen_nll(lp, m, batch), self.beta), w, batch)
 
 
 @register("cpo")
@@ -136,8 +172,9 @@ class CPOLoss(ImitatingLoss):
     )
     beta = Setting(0.1, above=0.0)
     alpha = Setting(1.0, least=0.0)
-    label_smoothing = Setting(0.0, least=0.0, most=0.5)
+    label_smoothing = Setting(0.0, least=0.0, most=0.5, read_when=where("loss_type", "sigmoid"))
     loss_type = Setting("sigmoid", choices=MARGIN_LOSSES)
+    nll_average = Setting("sequence", choices=NLL_AVERAGES, read_when=unless("alpha", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
@@ -154,5 +191,6 @@ class CPOLoss(ImitatingLoss):
         w = row_weights(batch, lp)
         n = trained_lengths(m).clamp(min=1) if self.loss_type == "ipo" else 1
         p_w, p_l = active_pairs(lp.sum(dim=1) / n, w)
-        preference = mean_of_pairs(margin_loss(p_w - p_l, self.loss_type, self.beta, self.label_smoothing), w, batch)
-        return preference + self.alpha * self.chosen_nll(lp, m, batch) if self.alpha > 0 else preference
+        nll_w = self.chosen_nll(lp, m, batch)
+        terms = cpo(p_w, p_l, nll_w, self.beta, self.alpha, self.label_smoothing, self.loss_type)
+        return mean_of_pairs(terms, w, batch)

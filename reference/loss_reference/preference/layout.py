@@ -1,21 +1,35 @@
-"""How the rows of a batch form pairs: as neighbours, or as the two halves of the batch."""
+"""How a batch of pairs is laid out: rows as neighbours or as the two halves of the batch, the reference rolled or not."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from loss_reference.contract import Option
+from loss_reference.contract import Field, Option
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.settings import Setting
+from loss_reference.token_level import refine
 from loss_reference.view import ReadOnlyView
 
-__all__ = ["PAIR_LAYOUT", "PAIR_LAYOUTS", "HalvesAsPairs", "PairedLoss", "halves_to_pairs"]
+__all__ = [
+    "PAIR_LAYOUT",
+    "PAIR_LAYOUTS",
+    "ROLLED_REFERENCE",
+    "HalvesAsPairs",
+    "PairedLoss",
+    "ReferencedPairsLoss",
+    "RolledReference",
+    "halves_to_pairs",
+]
 
 PAIR_LAYOUTS: Final = ("interleaved", "halves")
 PAIR_LAYOUT: Final = Option(values=PAIR_LAYOUTS)
+# True is another way to be fed, not another loss: a loss that is off by one token is not to be found equal to it.
+ROLLED_REFERENCE: Final = Option(values=(False,))
+REFERENCE: Final = "reference_policy_logprobs"
 
 
 def halves_to_pairs(rows: Tensor, what: str = "the batch") -> Tensor:
@@ -61,3 +75,32 @@ class PairedLoss(LossFunction):
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         return self.paired_loss(*self.as_pairs(batch, model_outputs))
+
+
+class RolledReference(ReadOnlyView):
+    """A batch whose reference [B, S] speaks at entry t of token t + 1, read as speaking of token t; entry 0 means nothing."""
+
+    def _shown(self, name: str, field: Any, /) -> Any:
+        return field.roll(1, dims=1) if name == REFERENCE and isinstance(field, Tensor) and field.dim() > 1 else field
+
+
+class ReferencedPairsLoss(PairedLoss):
+    """A loss of pairs with a reference policy, whose log-probabilities may be those of the next token.
+
+    Config: that of ``PairedLoss``; ``rolled_reference`` (False: entry t of ``reference_policy_logprobs`` [B, S] speaks of
+    token t; True: of token t + 1, its last entry meaning nothing, as NeMo RL rolls them for ``DPOLossFn`` and not for its
+    policy-gradient losses).
+    """
+
+    rolled_reference = Setting(False)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.rolled_reference:
+            reference = {REFERENCE: Field("logprobs", "B S", trainable=False, speaks_of="next")}
+            self.contract = refine(self.contract, fields={**self.contract.fields, **reference})
+
+    def as_pairs(self, batch: Batch, model_outputs: Outputs) -> tuple[Batch, Outputs]:
+        """Return both mappings with interleaved rows, and the reference speaking of token t at entry t."""
+        batch, model_outputs = super().as_pairs(batch, model_outputs)
+        return (RolledReference(batch) if self.rolled_reference else batch), model_outputs

@@ -14,7 +14,7 @@ from loss_reference.groups import mean_of_groups
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import trained_logprobs
 from loss_reference.pairs import mean_of_pairs
-from loss_reference.preference.chosen_nll import NLL_AVERAGE, ImitatingLoss
+from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES, ImitatingLoss
 from loss_reference.preference.dpo import dpo
 from loss_reference.preference.f_divergence import LARGEST_EXPONENT
 from loss_reference.preference.groupwise import active_groups
@@ -29,6 +29,7 @@ from loss_reference.preference.pairwise import (
 )
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
 
@@ -94,6 +95,7 @@ class SimPOLoss(ImitatingLoss, PairLoss):
     gamma = Setting(0.5, least=0.0)
     label_smoothing = Setting(0.0, least=0.0, most=0.5)
     nll_weight = Setting(0.0, least=0.0)
+    nll_average = Setting("sequence", choices=NLL_AVERAGES, read_when=unless("nll_weight", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
@@ -112,8 +114,8 @@ class SimPOLoss(ImitatingLoss, PairLoss):
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
         p = lp.sum(dim=1) / trained_lengths(m).clamp(min=1)
-        preference = mean_of_pairs(self.terms(*active_pairs(p, w)), w, batch)
-        return preference + self.nll_weight * self.chosen_nll(lp, m, batch)
+        terms = self.terms(*active_pairs(p, w)) + self.nll_weight * self.chosen_nll(lp, m, batch)
+        return mean_of_pairs(terms, w, batch)
 
 
 @register("alphapo")

@@ -17,6 +17,7 @@ from loss_reference.preference.pairwise import trained_lengths
 from loss_reference.preference.reference_free import simpo
 from loss_reference.reduction import mean_of_terms, row_weights
 from loss_reference.registry import register
+from loss_reference.relevance import unless, where
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
@@ -44,7 +45,7 @@ class TripleLoss(LossFunction):
     """
 
     tpo_alpha = Setting(1.0, least=0.0)
-    nll_average = Setting("sequence", choices=NLL_AVERAGES)
+    nll_average = Setting("sequence", choices=NLL_AVERAGES, read_when=unless("tpo_alpha", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
@@ -98,7 +99,7 @@ class TPOLoss(TripleLoss):
         **IMITATION,
     )
     beta = Setting(0.01, above=0.0)
-    label_smoothing = Setting(0.0, least=0.0, most=0.5)
+    label_smoothing = Setting(0.0, least=0.0, most=0.5, read_when=where("loss_type", "sigmoid"))
     loss_type = Setting("sigmoid", choices=MARGIN_LOSSES)
 
     def averages(self) -> bool:

@@ -14,6 +14,7 @@ from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import trained_logprobs
 from loss_reference.reduction import keep_active
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
@@ -83,11 +84,11 @@ class FocalCELoss(TokenLevelLoss):
     )
     gamma = Setting(2.0, least=0.0)
     alpha = Setting(1.0, above=0.0)
-    detach_weight = Setting(False)
+    detach_weight = Setting(False, read_when=unless("gamma", 0))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        if self.detach_weight and self.gamma:
+        if self.detach_weight:
             self.contract = refine(self.contract, surrogate_gradient=True)
         if self.alpha == 1:
             gamma = Option(values=(0.0, 0.5, 2.0), reduces_to={0.0: "nll"})

@@ -12,6 +12,7 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.registry import register
+from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
@@ -83,7 +84,7 @@ class LabelSmoothedCELoss(TokenLevelLoss):
         },
     )
     label_smoothing = Setting(0.1, least=0.0, most=1.0)
-    spread = Setting("vocabulary", choices=("vocabulary", "others"))
+    spread = Setting("vocabulary", choices=("vocabulary", "others"), read_when=unless("label_smoothing", 0))
     softcap = Setting[float | None](None, above=0.0, optional=True)
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:

@@ -13,6 +13,7 @@ from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.log_sums import logsumexp_where
 from loss_reference.registry import register
+from loss_reference.relevance import unless, where
 from loss_reference.settings import Setting
 from loss_reference.supervised.contract import SUPERVISED
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
@@ -108,8 +109,8 @@ class UnlikelihoodLoss(TokenLevelLoss):
         },
     )
     alpha = Setting(1.0, least=0.0)
-    candidates = Setting("context", choices=("context", "repeated_ngrams"))
-    ngram = Setting(4, least=1)
+    candidates = Setting("context", choices=("context", "repeated_ngrams"), read_when=unless("alpha", 0))
+    ngram = Setting(4, least=1, read_when=where("candidates", "repeated_ngrams"))
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)

@@ -132,6 +132,7 @@ def test_declared_settings():
         "label_smoothing": 0.0,
         "average_log_probs": False,
         "pair_layout": "interleaved",
+        "rolled_reference": False,
     }
     assert subject.rebuild({"beta": 1.0}).beta == 1.0
 

@@ -124,7 +124,7 @@ def test_refused_at_construction(config: dict[str, Any], message: str) -> None:
 
 
 def test_end_point_of_the_rate_only_where_the_limits_leave_it() -> None:
-    for config, kept in (({}, True), ({"upper": 0.5}, False), ({"upper": 0.5, "mode": "literal"}, True)):
+    for config, kept in (({}, True), ({"upper": 0.5}, False), ({"mode": "literal"}, True)):
         loss = AdaptiveLoss(config)
         assert bool(loss.contract.options["adaptation_rate"].reduces_to) == kept
 

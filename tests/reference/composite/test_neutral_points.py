@@ -92,9 +92,9 @@ def test_a_flood_reflects_at_its_level(level: float) -> None:
 @pytest.mark.parametrize("aggregation", ["sum", "averaged_logits", "select_teacher"])
 def test_teachers_have_no_order_and_the_same_one_thrice_is_itself(aggregation: str) -> None:
     batch, outputs = taught(9, sample_mask="floats")
-    weights, order = [0.2, 0.5, 0.3], [2, 0, 1]
+    weights, order, selecting = [0.2, 0.5, 0.3], [2, 0, 1], aggregation == "select_teacher"
     loss, turned = (
-        registry.create("multi_teacher", {"aggregation": aggregation, "weights": w})
+        registry.create("multi_teacher", {"aggregation": aggregation} | ({} if selecting else {"weights": w}))
         for w in (weights, [weights[i] for i in order])
     )
     expected = value_and_gradient(loss, batch, outputs, "logits")

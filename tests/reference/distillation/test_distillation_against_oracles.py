@@ -43,7 +43,7 @@ LOSSES: list[tuple[str, Any, list[Config], bool]] = [
     ("zero_outside_topk", topk.zero_outside_topk, KLS, True),
     ("minillm", on_sampled.minillm, [{"gamma": 0.0}, {"gamma": 0.9, "length_normalization": False, "temperature": 2.0},
         {"single_step_weight": 0.0, "ratio_clip_min": 0.5, "ratio_clip_max": 0.1},
-        *({"discount": "absolute", "gamma": g, "length_normalization": n} for g, n in ((0.6, False), (0.6, True), (0.0, False))),
+        *({"discount": "absolute", "gamma": g, "length_normalization": n} for g, n in ((0.6, False), (0.0, False))),
         {"padding": "counted"}, {"padding": "counted", "discount": "absolute", "gamma": 0.7, "length_normalization": False},
         {"detach_reward": False, "gamma": 0.7}, {"detach_reward": False, "padding": "counted", "temperature": 2.0},
         ], False),

@@ -188,7 +188,7 @@ def test_length_matters_where_logs_are_summed(name: str) -> None:
         (
             "divergence_mask",
             {"estimator": "k3", "lower": 0.5},
-            "DivergenceMaskLoss: lower=0.5 is read by estimator='k1'",
+            "DivergenceMaskLoss: lower=0.5 has no effect beside estimator='k3'; it is read where estimator is 'k1'",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 import loss_reference
 from loss_reference import ConfigError, LossFunction, ModelOutputs, registry
 from tests.reference.cases import Tensors, rows_of, value_and_gradient
+from tests.reference.companions import read_at
 from tests.reference.policy_gradient.further import CORRECTED, FIELD, NAMES, READS, further_case, source_of
 from tests.reference.test_laws import POISON
 
@@ -29,7 +30,7 @@ def test_importable_with_every_setting_in_the_contract(name: str) -> None:
     for key, option in loss.contract.options.items():
         assert len(option.values) >= 2
         for value in option.values:
-            beside = {"max_length": 4.0} if value == "fixed" else {}
+            beside = read_at(type(loss), key, value)
             beside |= {"clip_cov_lb": 0.0} if key == "clip_cov_ub" else {}
             if name == "divergence_mask" and key == "upper":
                 beside |= {"estimator": "k2"}

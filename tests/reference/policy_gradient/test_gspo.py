@@ -187,5 +187,5 @@ def test_padding_that_counts_in_the_penalty_of_luspo() -> None:
     batch["token_mask"][0] = 0
     assert value_and_gradient(counted, batch, outputs, FIELD)[0] == 0  # a row without tokens has no answer
     assert set(counted.contract.exempt) == {"mask_value", "mask_extreme", "mask_gradient", "padding"}
-    for config in ({}, {"padding": "counted"}, {"reference_policy_kl_penalty": 0.4}):
+    for config in ({}, {"reference_policy_kl_penalty": 0.4}):
         assert not LUSPOLoss(config).contract.exempt

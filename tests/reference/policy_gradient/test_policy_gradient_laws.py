@@ -12,6 +12,7 @@ from torch import Tensor
 import loss_reference
 from loss_reference import ConfigError, LossFunction, ModelOutputs
 from tests.reference.cases import Tensors, rows_of, value_and_gradient
+from tests.reference.companions import read_at
 from tests.reference.policy_gradient.helpers import NAMES, POLICY, SURROGATES, cases, create, trains
 from tests.reference.test_laws import POISON, poisoned
 
@@ -33,7 +34,7 @@ def test_exported_with_every_setting_in_the_contract(name: str) -> None:
     for key, option in loss.contract.options.items():
         assert len(option.values) >= 2
         for value in option.values:
-            create(name, **{key: value}, **({"max_length": 4.0} if value == "fixed" else {}))
+            create(name, **read_at(type(loss), key, value))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,6 +11,7 @@ import torch
 import loss_reference
 from loss_reference import ConfigError, registry
 from tests.reference.cases import value_and_gradient
+from tests.reference.companions import read_at
 from tests.reference.preference.helpers import (
     ABSOLUTE,
     NEW_LOSSES,
@@ -47,7 +48,7 @@ def test_contract_lists_every_setting_with_legal_values(name: str) -> None:
         assert len(option.values) >= 2 or (name, key) == ("slic_hf", "lambda_")  # above 0 it wants other rows
         assert getattr(type(loss), key).default in option.values
         for value in option.values:
-            registry.create(name, {key: value})
+            registry.create(name, read_at(type(loss), key, value))
 
 
 @pytest.mark.parametrize("name", NEW_LOSSES)

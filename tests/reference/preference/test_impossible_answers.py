@@ -44,7 +44,7 @@ LIMITS: list[tuple[str, Config, int]] = [
     ("alphapo", {"alpha": 0.0}, 1),
     # Bounded where the chosen answer is the impossible one, and blind to a gold answer that is not imitated.
     *((name, {}, 0) for name in ("exo_pair", "rpo_fwd_kl", "apo_zero", "apo_down", "kto", "fdpo_forward_kl", "chi_po")),
-    *((name, {"tpo_alpha": 0.0, "nll_average": average}, 2) for name in SIZES for average in ("sequence", "tokens")),
+    *((name, {"tpo_alpha": 0.0}, 2) for name in SIZES),
 ]  # fmt: skip
 UNBOUNDED: list[tuple[str, Config]] = [
     *((name, {}) for name in ("dpo", "hinge_dpo", "fdpo_js", "simpo", "cpo", "tpo", "lipo", "rrhf", "plackett_luce_dpo")),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from loss_reference import ModelOutputs, registry
 from loss_reference.preference.layout import HalvesAsPairs, PairedLoss, halves_to_pairs
+from tests.oracles import composite_presets, preference
+from tests.reference.agreement import assert_agrees
 from tests.reference.cases import Tensors, value_and_gradient
 from tests.reference.preference.answers import answers_for, one_token, source_of
 
@@ -36,6 +39,44 @@ def test_halves_are_the_same_pairs_elsewhere(name: str) -> None:
 
 def test_there_are_many_of_them() -> None:
     assert {"dpo", "ipo", "orpo", "cpo", "simpo", "aot", "rebel", "wpo", "online_dpo"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("pair_layout", ["interleaved", "halves"])
+@pytest.mark.parametrize(
+    ("name", "oracle", "config"),
+    [
+        ("dpo", preference.dpo, {}),
+        ("dpo", preference.dpo, {"label_smoothing": 0.2, "average_log_probs": True}),
+        ("rpo_nll", composite_presets.rpo_nll, {"nll_average": "sum"}),
+    ],
+)
+def test_a_rolled_reference_is_that_of_nemo_rl(
+    name: str, oracle: Any, config: dict[str, Any], pair_layout: str
+) -> None:
+    """Its entry t speaks of token t + 1 and its last one means nothing; our entry t speaks of token t."""
+    batch, outputs = answers_for("dpo", 3, sample_mask="floats", counts=True)
+    assert_agrees(name, oracle, config, batch, outputs, fields=(LP,))
+    value, gradient = value_and_gradient(registry.create(name, config), batch, outputs, LP)
+    rolled = batch["reference_policy_logprobs"].roll(-1, dims=1)
+    rolled[:, -1] = math.nan
+    theirs, theirs_outputs, order = batch | {"reference_policy_logprobs": rolled}, outputs, torch.arange(12)
+    if pair_layout == "halves":
+        theirs, theirs_outputs, order = as_halves(theirs), as_halves(outputs), AS_HALVES
+    loss = registry.create(name, {**config, "pair_layout": pair_layout, "rolled_reference": True})
+    got, got_gradient = value_and_gradient(loss, theirs, theirs_outputs, LP)
+    assert torch.equal(got, value)
+    assert torch.equal(got_gradient, gradient[order])
+    assert loss.contract.fields["reference_policy_logprobs"].speaks_of == "next"
+    unrolled = registry.create(name, {**config, "pair_layout": pair_layout})
+    assert not torch.equal(value_and_gradient(unrolled, theirs, theirs_outputs, LP)[0], value)
+
+
+def test_a_rolled_reference_of_a_wrong_shape() -> None:
+    batch, outputs = answers_for("dpo", 3)
+    loss = registry.create("dpo", {"rolled_reference": True})
+    for wrong in (batch["reference_policy_logprobs"][:, 1:], batch["reference_policy_logprobs"][:, 0]):
+        with pytest.raises(ValueError, match="reference_policy_logprobs"):
+            loss.compute_loss(batch | {"reference_policy_logprobs": wrong}, outputs)
 
 
 def test_an_odd_number_of_rows_has_no_halves() -> None:

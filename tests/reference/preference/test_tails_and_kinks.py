@@ -111,7 +111,7 @@ def test_answers_of_one_length_scale_beta() -> None:
         ("cpo", {"alpha": 0.0, "beta": 0.3, "loss_type": "ipo"}, "ipo", {"beta": 0.3, "average_log_probs": True}),
         ("cpo", {"alpha": 0.4, "beta": 0.3}, "rpo_nll", {"alpha": 0.4, "beta": 0.3}),
         ("simpo", {"gamma": 0.0, "beta": 0.3}, "dpo_norm", {"beta": 0.3}),
-        ("simpo", {"gamma": 0.0, "beta": 0.3, "nll_weight": 0.0, "nll_average": "tokens"}, "dpo_norm", {"beta": 0.3}),
+        ("simpo", {"gamma": 0.0, "beta": 0.3, "nll_weight": 0.0}, "dpo_norm", {"beta": 0.3}),
     ],
 )
 def test_a_reference_that_knows_nothing_drops_out(name: str, config: Config, other: str, other_config: Config) -> None:

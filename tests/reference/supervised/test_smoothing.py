@@ -32,7 +32,7 @@ def test_minimum_is_the_entropy_of_the_smoothed_label(spread: str, kept: float, 
 
 
 @pytest.mark.parametrize(
-    "config", [{"label_smoothing": e, "spread": s} for e in (0.0, 0.4) for s in ("vocabulary", "others")]
+    "config", [{"label_smoothing": 0.0}, *({"label_smoothing": 0.4, "spread": s} for s in ("vocabulary", "others"))]
 )
 def test_uniform_logits_give_log_v_whatever_the_smoothing(config: dict[str, Any]) -> None:
     assert at_logits("label_smoothed_ce", [2.0] * 5, config)[0] == pytest.approx(math.log(5))

@@ -19,7 +19,8 @@ AGGREGATIONS: list[Config] = [
 ]
 CONFIGS: dict[str, list[Config]] = {
     "label_smoothed_ce": [
-        *({"label_smoothing": e, "spread": spread} for e in (0.0, 0.3, 1.0) for spread in ("vocabulary", "others")),
+        {"label_smoothing": 0.0},
+        *({"label_smoothing": e, "spread": s} for e in (0.3, 1.0) for s in ("vocabulary", "others")),
         *({"label_smoothing": e, "softcap": 0.7} for e in (0.0, 0.3)),
         *AGGREGATIONS,
     ],

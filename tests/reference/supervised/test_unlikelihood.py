@@ -22,10 +22,8 @@ def row(ids: list[int], mask: list[float], vocabulary: int = 6) -> tuple[Tensors
 def extra(batch: Tensors, outputs: Tensors, **config: Any) -> float:
     """Return the unlikelihood part, summed over tokens, in units of -log(1 - 1/6)."""
     parts = [
-        registry.create("unlikelihood", {"aggregation": "seq_mean_token_sum", "alpha": alpha, **config}).compute_loss(
-            batch, outputs
-        )
-        for alpha in (1.0, 0.0)
+        registry.create("unlikelihood", {"aggregation": "seq_mean_token_sum", **each}).compute_loss(batch, outputs)
+        for each in (config, {"alpha": 0.0})
     ]
     return float(parts[0] - parts[1]) / -math.log1p(-1 / 6)
 
