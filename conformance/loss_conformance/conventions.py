@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from loss_conformance.subject.setting_names import shared_settings
 from loss_reference.interface import LossFunction
-from loss_reference.settings import ConfigError, settings_of
+from loss_reference.settings import ConfigError, settings_of, without_unread
 
 __all__ = ["conventions"]
 
@@ -39,8 +39,11 @@ def conventions(reference: type[LossFunction], given: Mapping[str, Any]) -> Iter
     for changed in _changes(free):
         if made == MOST:
             return
+        config = without_unread(reference, {**fixed, **changed})
+        if not changed.keys() <= config.keys():  # the same loss as without this change
+            continue
         try:
-            loss = reference({**fixed, **changed})
+            loss = reference(config)
         except (ConfigError, ValueError):
             continue
         made += 1

@@ -17,7 +17,7 @@ from loss_conformance.subject.subject import TargetError
 from loss_conformance.subject.unbuildable import needs_arguments, raised, takes_no
 from loss_conformance.subject.usual_settings import usual_settings
 from loss_reference.interface import LossFunction
-from loss_reference.settings import ADDRESSING_KEYS, settings_of
+from loss_reference.settings import ADDRESSING_KEYS, settings_of, without_unread
 
 __all__ = ["Construction", "construct"]
 
@@ -120,7 +120,17 @@ def _from_maker(
     if by_config:
         declared, made = _declared_settings(loss), type(loss)
         settings = LazySettings(lambda: {**declared, **_read_settings(maker, made, config, use)})
-    return Construction(loss, settings, lambda changed: _product(target, make({**config, **changed})))
+
+    def rebuilt(changed: Mapping[str, Any]) -> Any:
+        return _product(target, make(_read_beside(type(loss), config, changed)))
+
+    return Construction(loss, settings, rebuilt)
+
+
+def _read_beside(made: type, config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with these settings changed, without those of its own that nothing reads beside them."""
+    kept = without_unread(made, {**config, **changed})
+    return {**kept, **changed}
 
 
 def _require_loss_class(target: str, cls: type) -> None:
