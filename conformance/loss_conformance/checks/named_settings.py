@@ -112,6 +112,8 @@ def hard_labels_stay_cold(trial: Trial) -> None:
     if not isinstance(value, float) or value <= 0:
         raise NotExercised("its temperature is not set")
     other = trial.case.with_tensors({slot.key: other_content(slot, trial.case.tensor(slot)) for slot in teachers})
+    if not any(trial.moves(trial.finite_base, trial.evaluate(other))):
+        raise NotExercised("its teacher has nothing to say here: a vocabulary of one entry, for instance")
     for name, end in _ends(trial, heat[0]):
         try:
             hard, hotter = (_rebuilt(trial, {name: end, **more}) for more in ({}, {heat[0]: HOTTER * value}))
