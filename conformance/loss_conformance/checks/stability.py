@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loss_conformance.cases.off_ties import off_ties
 from loss_conformance.cases.perturb import perturbed, shares
+from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
@@ -19,6 +20,8 @@ __all__ = ["float32_accuracy", "no_half_precision_inside"]
 
 EPS: Final = torch.finfo(torch.float32).eps
 PERTURBATIONS: Final = 3
+ROUNDINGS_OF_P: Final = 4
+"""p is rounded where it is formed, forward and backward, and where it is taken from 1."""
 STEP: Final = 2.0**-11
 COARSE: Final = 0.5
 FINER: Final = 8.0
@@ -44,28 +47,51 @@ def float32_accuracy(trial: Trial) -> None:
     got = trial.evaluate(trial.case, dtype=torch.float32)
     noise = [trial.evaluate(perturbed(trial.case, seed, EPS)) for seed in range(PERTURBATIONS)]
     terms = trial.case.terms
-    _require(trial, "loss", got.value, exact.value, [e.value for e in noise], 1.0 + float(exact.value.abs()), terms)
+    value_noise = [e.value for e in noise]
+    _require(trial, "loss", got.value, exact.value, value_noise, 1.0 + float(exact.value.abs()), terms, 0.0)
     # Where one gradient cancels to 0, what cancelled is of the size of the others.
     finite = [g[torch.isfinite(g)].abs() for g in exact.gradients.values()]
     steepest = max((float(g.amax()) for g in finite if g.numel()), default=0.0)
-    for key, wanted in exact.gradients.items():
-        largest = max(steepest, trial.bench.usual_gradients.get(key, 0.0))
-        _require(
-            trial, f"gradient of {key}", got.gradients[key], wanted, [e.gradients[key] for e in noise], largest, terms
-        )
+    for slot in trial.case.slots():
+        if slot.key not in exact.gradients:
+            continue
+        wanted, gradient_noise = exact.gradients[slot.key], [e.gradients[slot.key] for e in noise]
+        largest = max(steepest, trial.bench.usual_gradients.get(slot.key, 0.0))
+        of_softmax = _rounding_of_softmax(slot, trial.case.tensor(slot), wanted)
+        what = f"gradient of {slot.key}"
+        _require(trial, what, got.gradients[slot.key], wanted, gradient_noise, largest, terms, of_softmax)
+
+
+def _rounding_of_softmax(slot: Slot, scores: Tensor, gradient: Tensor) -> Tensor | float:
+    """Return the part of a gradient of scores that goes with the rounding of p, the probability of the surest class.
+
+    Through log p the gradient is u (1 - p), u being that of log p: no better than 1 - p is, which float32 forms from p.
+    """
+    if slot.role != "logits" or slot.shape[-1:] != ("V",):
+        return 0.0
+    unsure = (1 - scores.softmax(-1).amax(-1, keepdim=True)).clamp(min=EPS)
+    return ROUNDINGS_OF_P * EPS / 2 * torch.nan_to_num(gradient).abs().amax(-1, keepdim=True) / unsure
 
 
 def _require(
-    trial: Trial, what: str, got: Tensor, wanted: Tensor, noise: list[Tensor], magnitude: float, terms: int
+    trial: Trial,
+    what: str,
+    got: Tensor,
+    wanted: Tensor,
+    noise: list[Tensor],
+    magnitude: float,
+    terms: int,
+    of_softmax: Tensor | float,
 ) -> None:
-    """Demand |got - wanted| ≤ (n + c) (eps magnitude + how far rounding the inputs moves the exact result)."""
+    """Demand |got - wanted| ≤ (n + c) (eps magnitude + how far rounding the inputs moves the exact result) + ``of_softmax``."""
     moved = max(float(torch.nan_to_num(e - wanted).abs().amax()) for e in noise)
     ulps = terms + OPERATIONS_PER_TERM
     bound = ulps * (EPS * magnitude + moved)
     difference = (got.to(torch.float64) - wanted).abs()
-    if bool((difference <= bound).all()):
+    beyond = difference - of_softmax
+    if bool((beyond <= bound).all()):
         return
-    worst = int(torch.nan_to_num(difference, nan=torch.inf).argmax())
+    worst = int(torch.nan_to_num(beyond, nan=torch.inf).argmax())
     if not bool(torch.isfinite(wanted.flatten()[worst])):
         return
     raise Broken(
