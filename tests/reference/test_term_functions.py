@@ -7,15 +7,21 @@ import math
 import pytest
 import torch
 
+from loss_reference.composite.actor_critic import actor_critic_total
 from loss_reference.composite.adaptive import adaptive
+from loss_reference.composite.combine import weighted_sum
+from loss_reference.composite.custom_dpo import custom_dpo, mean_nll
+from loss_reference.composite.draft import draft
 from loss_reference.composite.dynamic_weight import dynamic_weights
 from loss_reference.composite.presets import mpo, rpo_nll
+from loss_reference.composite.uncertainty_weighting import uncertainty_weighting
 from loss_reference.distillation.hinton_kd import hinton_kd
 from loss_reference.distillation.self_distillation import sdpo
 from loss_reference.distillation.uld import uld
 from loss_reference.policy_gradient.gspo import luspo
 from loss_reference.policy_gradient.ppo_variants import bnpo, dapo, dr_grpo
 from loss_reference.preference.imitation import cpo, orpo
+from loss_reference.preference.triple import tpo, tpo_l
 from loss_reference.supervised.mtp_ce import mtp_ce
 from loss_reference.supervised.weighted_nll import weighted_nll
 
@@ -95,6 +101,8 @@ def test_an_impossible_answer_that_is_not_imitated() -> None:
     assert cpo(p, p, nll_w, alpha=0.0).item() == pytest.approx(math.log(2))
     assert rpo_nll(torch.zeros(1), nll_w, alpha=0.0).item() == pytest.approx(math.log(2))
     assert mpo(p, p, nll_w, (1.0, 0.0, 0.0)).item() == pytest.approx(math.log(2))
+    assert tpo(p, p, nll_w, alpha=0.0).item() == pytest.approx(math.log(2))
+    assert tpo_l(p, p, nll_w, gamma=0.0, alpha=0.0).item() == pytest.approx(math.log(2))
 
 
 def test_weights_that_follow_the_losses() -> None:
@@ -107,3 +115,49 @@ def test_weights_that_follow_the_losses() -> None:
     torch.testing.assert_close(dynamic_weights(values, base, 0.1, "literal"), torch.tensor([1.1, 0.825, 1.075]))
     assert dynamic_weights(values, base, 9.0).min() == 0
     assert dynamic_weights(values, base, 9.0).sum().item() == pytest.approx(3.0)
+
+
+def test_a_gold_answer_beside_the_pair() -> None:
+    s_w, s_l, nll_gold = torch.tensor([-1.0]), torch.tensor([-3.0]), torch.tensor([4.0])
+    assert tpo(s_w, s_l, nll_gold, 0.5, 0.25).item() == pytest.approx(math.log1p(math.exp(-1)) + 1)
+    assert tpo(s_w, s_l, nll_gold, 0.5, 0.0, 0.25).item() == pytest.approx(math.log1p(math.exp(-1)) + 0.25)
+    assert tpo(s_w, s_l, nll_gold, 0.25, loss_type="hinge").item() == 4.5
+    assert tpo(s_w, s_l, nll_gold, 0.5, loss_type="ipo").item() == 5.0
+    assert tpo_l(s_w, s_l, nll_gold, 1.0, 2.0, 0.5).item() == pytest.approx(math.log(2) + 2)
+
+
+def test_named_parts_and_their_weights() -> None:
+    policy, value, entropy, kl = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    assert actor_critic_total(policy, value).item() == 2.0
+    assert actor_critic_total(policy, value, entropy, kl, 0.5, 0.25, 0.125).item() == 2.0
+    assert actor_critic_total(policy, entropy=entropy, c_e=0.5).item() == -1.0
+    assert weighted_sum([policy, value, kl], [1.0, -0.5, torch.tensor(0.25)]).item() == 2.0
+
+
+def test_a_weight_is_learnt_beside_the_loss() -> None:
+    loss, s = torch.tensor([4.0, 1.0], requires_grad=True), torch.tensor([math.log(4.0), 0.0], requires_grad=True)
+    terms = uncertainty_weighting(loss, s)
+    torch.testing.assert_close(terms, torch.tensor([(1 + math.log(4.0)) / 2, 0.5]))
+    of_loss, of_s = torch.autograd.grad(terms.sum(), (loss, s))
+    torch.testing.assert_close(of_loss, torch.tensor([0.125, 0.5]))
+    torch.testing.assert_close(of_s, torch.zeros(2))
+
+
+def test_a_draft_follows_a_policy_that_stays() -> None:
+    z_p = torch.tensor([[math.log(9.0), 0.0]], requires_grad=True)
+    z_q = torch.zeros(1, 2, requires_grad=True)
+    terms = draft(z_p, z_q, temperature=2.0)  # p is (3/4, 1/4), q uniform
+    torch.testing.assert_close(terms, torch.tensor([math.log(2.0)]))
+    of_p, of_q = torch.autograd.grad(terms.sum(), (z_p, z_q), allow_unused=True)
+    assert of_p is None
+    torch.testing.assert_close(of_q, torch.tensor([[-0.125, 0.125]]))
+
+
+def test_a_component_of_your_own() -> None:
+    lp, trained = (
+        torch.tensor([[-1.0, -2.0, -9.0], [-1.0, -2.0, -9.0]]),
+        torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]),
+    )
+    assert mean_nll(lp, trained).tolist() == [1.5, 0.0]
+    assert custom_dpo(torch.tensor(0.5), torch.tensor(3.0), 0.5).item() == 2.0
+    assert custom_dpo(torch.tensor(0.5), torch.tensor(math.nan), 0.0).item() == 0.5
