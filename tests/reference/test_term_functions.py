@@ -24,10 +24,13 @@ from loss_reference.policy_gradient.cispo import cispo
 from loss_reference.policy_gradient.gspo import luspo
 from loss_reference.policy_gradient.ppo_variants import bnpo, dapo, dr_grpo
 from loss_reference.policy_gradient.vespo import vespo
+from loss_reference.preference.f_divergence import fdpo_alpha, fdpo_forward_kl, fdpo_js
 from loss_reference.preference.imitation import cpo, orpo
 from loss_reference.preference.judged import online_dpo, xpo
+from loss_reference.preference.reference_free import alphapo
 from loss_reference.preference.rrhf import rrhf
 from loss_reference.preference.triple import tpo, tpo_l
+from loss_reference.preference.unpaired import kto
 from loss_reference.preference.wpo import wpo
 from loss_reference.supervised.mtp_ce import mtp_ce
 from loss_reference.supervised.weighted_nll import weighted_nll
@@ -213,3 +216,20 @@ def test_pairs_that_are_too_far_or_too_near() -> None:
     assert margin_contrastive(d, True, positive_margin=1.0).tolist() == [0.0, 2.0]
     assert margin_contrastive(d, False, negative_margin=1.25).tolist() == [1.0, 0.0]
     assert margin_contrastive(d, True, 1.0, squared=True).tolist() == [0.0, 2.0]
+
+
+def test_scores_that_bend_the_log_ratio() -> None:
+    h_w, h_l = torch.tensor([math.log(2.0)]), torch.tensor([0.0])
+    assert fdpo_forward_kl(h_w, h_l, 2.0).item() == pytest.approx(math.log1p(math.exp(-1)))
+    assert fdpo_alpha(h_w, h_l, 2.0, alpha=0.0).item() == pytest.approx(math.log1p(math.exp(-1)))
+    assert fdpo_alpha(h_w, h_l, 1.0, alpha=1.0).item() == pytest.approx(math.log(1.5))
+    assert fdpo_js(h_w, h_l, 1.0).item() == pytest.approx(math.log(1.75))  # sigma is 2/3 against 1/2
+    assert alphapo(-h_w, h_l, 1.0, alpha=1.0, gamma=1.0).item() == pytest.approx(math.log1p(math.exp(2)))
+    assert alphapo(h_w, h_l, 1.0, alpha=0.0, gamma=0.0).item() == pytest.approx(math.log(1.5))
+
+
+def test_single_answers_have_weights_of_their_own() -> None:
+    h, desirable = torch.tensor([math.log(3.0), math.log(3.0), 50.0]), torch.tensor([True, False, True])
+    torch.testing.assert_close(kto(h, desirable, 0.0, 1.0)[:2], torch.tensor([0.25, 0.75]))
+    torch.testing.assert_close(kto(h, desirable, 0.0, 1.0, 2.0, 4.0)[:2], torch.tensor([0.5, 3.0]))
+    assert kto(h, desirable, 0.0, 1.0, lambda_D=0.5)[2].item() == pytest.approx(0.5 * math.exp(-50))

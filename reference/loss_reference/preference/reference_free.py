@@ -33,7 +33,7 @@ from loss_reference.relevance import unless
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
 
-__all__ = ["AlphaPOLoss", "SLiCHFLoss", "SimPOLoss", "alpha_reward", "simpo", "slic_hf"]
+__all__ = ["AlphaPOLoss", "SLiCHFLoss", "SimPOLoss", "alpha_reward", "alphapo", "simpo", "slic_hf"]
 
 
 def simpo(margin: Tensor, beta: float = 0.1, gamma: float = 0.5, label_smoothing: float = 0.0) -> Tensor:
@@ -60,6 +60,18 @@ def alpha_reward(p: Tensor, alpha: float = 0.25) -> Tensor:
     if alpha == 0:
         return p
     return -torch.expm1((-alpha * p).clamp(max=LARGEST_EXPONENT)) / alpha
+
+
+def alphapo(p_w: Tensor, p_l: Tensor, beta: float = 0.1, alpha: float = 0.25, gamma: float = 0.5) -> Tensor:
+    """Return -log sigma(beta (r_w - r_l) - gamma), r = (1 - exp(-alpha p)) / alpha, one term per pair.
+
+    Args:
+        p_w, p_l: mean log-probability of the tokens of the chosen and of the rejected answer [N], in nats.
+        beta: scale of the rewards, above 0.
+        alpha: curvature of the rewards, see ``alpha_reward``.
+        gamma: the margin asked for, at least 0.
+    """
+    return simpo(alpha_reward(p_w, alpha) - alpha_reward(p_l, alpha), beta, gamma)
 
 
 def slic_hf(p_w: Tensor, p_l: Tensor, delta: float = 1.0) -> Tensor:
@@ -145,7 +157,7 @@ class AlphaPOLoss(PairLoss):
         return sequence_logprob(batch, model_outputs, average=True)
 
     def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
-        return simpo(alpha_reward(p_w, self.alpha) - alpha_reward(p_l, self.alpha), self.beta, self.gamma)
+        return alphapo(p_w, p_l, self.beta, self.alpha, self.gamma)
 
 
 @register("slic_hf")
