@@ -27,7 +27,7 @@ from loss_reference.policy_gradient.vespo import vespo
 from loss_reference.preference.f_divergence import fdpo_alpha, fdpo_forward_kl, fdpo_js
 from loss_reference.preference.imitation import cpo, orpo
 from loss_reference.preference.judged import online_dpo, xpo
-from loss_reference.preference.reference_free import alphapo
+from loss_reference.preference.reference_free import alphapo, slic_hf
 from loss_reference.preference.rrhf import rrhf
 from loss_reference.preference.triple import tpo, tpo_l
 from loss_reference.preference.unpaired import kto
@@ -116,6 +116,7 @@ def test_an_impossible_answer_that_is_not_imitated() -> None:
     assert xpo(torch.ones(1), torch.tensor([-INF]), alpha=0.0).item() == 1.0
     assert wpo(torch.tensor([-INF]), torch.zeros(1)).item() == 0.0
     impossible = torch.tensor([[-INF, -1.0]])
+    assert slic_hf(p, p, 1.0, -nll_w, lambda_=0.0).tolist() == [1.0]
     assert rrhf(torch.tensor([[-2.0, -1.0]]), impossible, torch.tensor([[1.0, 0.0]]), nll_weight=0.0).tolist() == [1.0]
 
 
@@ -137,6 +138,7 @@ def test_a_gold_answer_beside_the_pair() -> None:
     assert tpo(s_w, s_l, nll_gold, 0.5, 0.0, 0.25).item() == pytest.approx(math.log1p(math.exp(-1)) + 0.25)
     assert tpo(s_w, s_l, nll_gold, 0.25, loss_type="hinge").item() == 4.5
     assert tpo(s_w, s_l, nll_gold, 0.5, loss_type="ipo").item() == 5.0
+    assert slic_hf(s_w, s_l, 3.0, -nll_gold, 0.5).item() == 3.0
     assert tpo_l(s_w, s_l, nll_gold, 1.0, 2.0, 0.5).item() == pytest.approx(math.log(2) + 2)
 
 

@@ -74,9 +74,20 @@ def alphapo(p_w: Tensor, p_l: Tensor, beta: float = 0.1, alpha: float = 0.25, ga
     return simpo(alpha_reward(p_w, alpha) - alpha_reward(p_l, alpha), beta, gamma)
 
 
-def slic_hf(p_w: Tensor, p_l: Tensor, delta: float = 1.0) -> Tensor:
-    """Return max(0, delta - p_w + p_l) from log-probabilities of whole answers [N]; delta above 0, in nats."""
-    return F.relu(delta - p_w + p_l)
+def slic_hf(
+    p_w: Tensor, p_l: Tensor, delta: float = 1.0, p_target: Tensor | float = 0.0, lambda_: float = 0.0
+) -> Tensor:
+    """Return max(0, delta - p_w + p_l) - lambda p_target, one term per pair.
+
+    Args:
+        p_w, p_l: log-probabilities of the chosen and of the rejected answer, summed over their tokens [N], in nats.
+        delta: the margin asked for, above 0, in nats.
+        p_target: log-probability of the answer that is imitated, summed over its tokens [N].
+        lambda_: weight of the imitation, at least 0.
+    """
+    violation = F.relu(delta - p_w + p_l)
+    # A part of weight 0 is not taken: a model may find the target impossible.
+    return violation if lambda_ == 0 else violation - lambda_ * p_target
 
 
 @register("simpo")
@@ -204,10 +215,10 @@ class SLiCHFLoss(PairLoss):
             return super().paired_loss(batch, model_outputs)
         p, w = self.scores(batch, model_outputs)
         p_w, p_l, p_target = active_groups(p, w, 3).unbind(dim=1)
-        return mean_of_groups(self.terms(p_w, p_l) - self.lambda_ * p_target, w, batch, 3)
+        return mean_of_groups(self.terms(p_w, p_l, p_target), w, batch, 3)
 
     def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
         return sequence_logprob(batch, model_outputs)
 
-    def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
-        return slic_hf(p_w, p_l, self.delta)
+    def terms(self, p_w: Tensor, p_l: Tensor, p_target: Tensor | float = 0.0, /) -> Tensor:
+        return slic_hf(p_w, p_l, self.delta, p_target, self.lambda_)
