@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from loss_reference.composite.combine import split_result, with_metrics
 from loss_reference.composite.composed import ComposedLoss
 from loss_reference.composite.parts import create_part
 from loss_reference.composite.promises import refined
@@ -15,7 +16,26 @@ from loss_reference.interface import Batch, LossFunction, LossResult, Outputs
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
-__all__ = ["ActorCriticTotalLoss"]
+__all__ = ["ActorCriticTotalLoss", "actor_critic_total"]
+
+
+def actor_critic_total(
+    policy: Tensor,
+    value: Tensor | float = 0.0,
+    entropy: Tensor | float = 0.0,
+    kl: Tensor | float = 0.0,
+    c_v: float = 0.5,
+    c_e: float = 0.0,
+    c_k: float = 0.0,
+) -> Tensor:
+    """Return L_policy + c_v L_value - c_e H + c_k KL.
+
+    Args:
+        policy, value: the losses of policy and critic, 0-dim.
+        entropy, kl: mean entropy of the policy and its mean divergence from the reference, 0-dim, in nats per token.
+        c_v, c_e, c_k: at least 0; a part of coefficient 0 is left at 0.
+    """
+    return policy + c_v * value - c_e * entropy + c_k * kl
 
 
 @register("actor_critic_total")
@@ -53,9 +73,11 @@ class ActorCriticTotalLoss(LossFunction):
             create_part(type(self).__name__, key, part)
         parts = [{**self.policy, "name": "policy"}, {**self.value, "name": "value", "weight": self.value_coefficient}]
         if self.entropy_coefficient > 0:
-            parts.append({"type": "entropy_bonus", "name": "entropy", "coefficient": self.entropy_coefficient})
+            parts.append(
+                {"type": "entropy_bonus", "coefficient": 1.0, "name": "entropy", "weight": self.entropy_coefficient}
+            )
         if self.kl_coefficient > 0:
-            parts.append({"type": "kl_k3", "name": "kl", "coefficient": self.kl_coefficient})
+            parts.append({"type": "kl_k3", "name": "kl", "weight": self.kl_coefficient})
         self.total = ComposedLoss({"loss_functions": parts})
         # Only the coefficients whose parts are evaluated: another value of the others needs inputs this loss does not.
         given = ("value_coefficient", "entropy_coefficient", "kl_coefficient")
@@ -63,7 +85,11 @@ class ActorCriticTotalLoss(LossFunction):
         self.contract = refined(self.total.contract, options=options)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> LossResult:
-        return self.total.compute_loss(batch, model_outputs)
+        parts = self.total.weighted_losses(batch, model_outputs)
+        losses = {name: split_result(name, result)[0] for name, _, result in parts}
+        value, kl, H = losses.get("value", 0.0), losses.get("kl", 0.0), -losses.get("entropy", 0.0)
+        c_v, c_e, c_k = self.value_coefficient, self.entropy_coefficient, self.kl_coefficient
+        return with_metrics(actor_critic_total(losses["policy"], value, H, kl, c_v, c_e, c_k), parts)
 
     def components(self, batch: Batch, model_outputs: Outputs) -> dict[str, Tensor]:
         """Return the weighted parts by name; they add up to the loss."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from loss_reference.interface import LossResult
 from loss_reference.settings import ConfigError
 
-__all__ = ["Weight", "combine", "finite_weights", "split_result"]
+__all__ = ["Weight", "combine", "finite_weights", "split_result", "weighted_sum", "with_metrics"]
 
 Weight: TypeAlias = float | Tensor
 
@@ -30,6 +30,20 @@ def split_result(name: str, result: LossResult) -> tuple[Tensor, dict[str, Any] 
     return loss, metrics
 
 
+def weighted_sum(losses: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor:
+    """Return sum_i w_i L_i, a 0-dim tensor, of losses and weights that are 0-dim tensors or numbers; at least one loss."""
+    # Added in pairs, not one after the other: of tens of thousands of sequences each keeps its digits.
+    return torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum()
+
+
+def with_metrics(total: Tensor, parts: Iterable[tuple[str, Weight, LossResult]]) -> LossResult:
+    """Return ``total``, or (``total``, metrics) when any part returned metrics, kept as ``"name/metric"``."""
+    found = {name: split_result(name, result)[1] for name, _, result in parts}
+    if all(metrics is None for metrics in found.values()):
+        return total
+    return total, {f"{name}/{key}": value for name, metrics in found.items() for key, value in (metrics or {}).items()}
+
+
 def combine(parts: Iterable[tuple[str, Weight, LossResult]]) -> LossResult:
     """Return the weighted sum of named parts: a plain tensor, or (tensor, metrics) when any part returned metrics.
 
@@ -38,19 +52,11 @@ def combine(parts: Iterable[tuple[str, Weight, LossResult]]) -> LossResult:
     Raises:
         ValueError: no parts, or a part that is not a 0-dim tensor.
     """
-    terms: list[Tensor] = []
-    kept: dict[str, Any] = {}
-    plain = True
-    for name, weight, result in parts:
-        loss, metrics = split_result(name, result)
-        terms.append(weight * loss)
-        plain = plain and metrics is None
-        kept.update({f"{name}/{key}": value for key, value in (metrics or {}).items()})
-    if not terms:
+    parts = list(parts)
+    if not parts:
         raise ValueError("nothing to add up: there are no parts, or every weight is 0")
-    # Added in pairs, not one after the other: of tens of thousands of sequences each keeps its digits.
-    total = torch.stack(terms).sum()
-    return total if plain else (total, kept)
+    losses = [split_result(name, result)[0] for name, _, result in parts]
+    return with_metrics(weighted_sum(losses, [weight for _, weight, _ in parts]), parts)
 
 
 def finite_weights(owner: str, key: str, weights: Any, count: int) -> list[float]:

@@ -15,7 +15,22 @@ from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
-__all__ = ["CustomDPOLoss"]
+__all__ = ["CustomDPOLoss", "custom_dpo", "mean_nll"]
+
+
+def custom_dpo(preference: Tensor, component: Tensor, weight: float = 1.0) -> Tensor:
+    """Return L_dpo + w C, each of them 0-dim or one term per pair; L_dpo alone for a weight w of 0."""
+    return preference if weight == 0 else preference + weight * component
+
+
+def mean_nll(lp: Tensor, trained: Tensor) -> Tensor:
+    """Return -(1 / n) sum_t lp, one term per answer, over its n trained tokens; 0 where there are none.
+
+    Args:
+        lp: log-probabilities [N, S-1].
+        trained: 1 or 0 [N, S-1], whether a token is trained.
+    """
+    return -(lp * trained).sum(dim=1) / trained.sum(dim=1).clamp(min=1.0)
 
 
 @register("custom", "dpo_plus_component")
@@ -49,14 +64,13 @@ class CustomDPOLoss(DPOLoss):
         """Return the component C, a 0-dim tensor attached to the graph. Here the NLL of the chosen rows, per token."""
         lp, m = trained_logprobs(batch, model_outputs)
         chosen, _ = split_pairs((m != 0).to(lp))
-        nll = -(split_pairs(lp)[0] * chosen).sum(dim=1) / chosen.sum(dim=1).clamp(min=1.0)
-        return mean_of_pairs(nll, row_weights(batch, lp), batch)
+        return mean_of_pairs(mean_nll(split_pairs(lp)[0], chosen), row_weights(batch, lp), batch)
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         loss = super().paired_loss(batch, model_outputs)
         if self.custom_weight == 0:
             return loss
-        return loss + self.custom_weight * self._scalar_component(batch, model_outputs)
+        return custom_dpo(loss, self._scalar_component(batch, model_outputs), self.custom_weight)
 
     def components(self, batch: Batch, model_outputs: Outputs) -> dict[str, Tensor]:
         """Return ``{"dpo": L_dpo, "custom": w C}``, which add up to the loss; without ``"custom"`` when w = 0."""

@@ -20,7 +20,19 @@ from loss_reference.relevance import unless
 from loss_reference.settings import Setting
 from loss_reference.shapes import require_shape
 
-__all__ = ["DraftLoss"]
+__all__ = ["DraftLoss", "draft"]
+
+
+def draft(z_p: Tensor, z_q: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return -sum_v p_v log q_v, one term per token, p = softmax(sg(z_p) / temperature), q = softmax(z_q / temperature).
+
+    Args:
+        z_p: logits of the policy [..., V], held constant.
+        z_q: logits of the draft model [..., V] for the same tokens.
+        temperature: of both, above 0.
+    """
+    log_p, log_q = ((z / temperature).log_softmax(dim=-1) for z in (z_p.detach(), z_q))
+    return soft_ce(log_p, log_q)
 
 
 @register("draft")
@@ -86,17 +98,16 @@ class DraftLoss(LossFunction):
 
     def soft_cross_entropy(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         """Return sum m (-sum_v p log q) / T_g, a 0-dim tensor; only ``draft_logits`` receive gradient."""
-        logits, draft, n = model_outputs["logits"], model_outputs["draft_logits"], self.ahead
+        logits, drafted, n = model_outputs["logits"], model_outputs["draft_logits"], self.ahead
         require_shape("logits", logits, (*batch["token_mask"].shape, "V"), "V scores per entry of token_mask")
-        require_shape("draft_logits", draft, tuple(logits.shape), "that of logits")
-        m = token_weights(batch, draft[:, :-1, 0])
+        require_shape("draft_logits", drafted, tuple(logits.shape), "that of logits")
+        m = token_weights(batch, drafted[:, :-1, 0])
         T_g = global_count(batch, "global_valid_toks")
         T_g = m.sum() if T_g is None else T_g
         m = m[:, n:]
-        z_q = keep_active(draft[:, : m.shape[1]], m)
+        z_q = keep_active(drafted[:, : m.shape[1]], m)
         z_p = keep_active(logits.detach()[:, n:-1], m).to(z_q)
-        log_p, log_q = ((z / self.temperature).log_softmax(dim=-1) for z in (z_p, z_q))
-        return mean_of_terms(soft_ce(log_p, log_q), m, T_g)
+        return mean_of_terms(draft(z_p, z_q, self.temperature), m, T_g)
 
     def _parts(self, batch: Batch, model_outputs: Outputs) -> list[tuple[str, Weight, LossResult]]:
         policy = result_of_part(self.policy_loss, batch, model_outputs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loss_reference.composite.combine import Weight, combine, split_result
+from loss_reference.composite.combine import Weight, split_result, with_metrics
 from loss_reference.composite.composed import ComposedLoss, require_unweighted
 from loss_reference.composite.promises import contract_of, overrides, promises_of_sum, refined
 from loss_reference.contract import Contract
@@ -17,7 +17,17 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.view import ReadOnlyView
 
-__all__ = ["UncertaintyWeightingLoss"]
+__all__ = ["UncertaintyWeightingLoss", "uncertainty_weighting"]
+
+
+def uncertainty_weighting(loss: Tensor, log_variance: Tensor) -> Tensor:
+    """Return (exp(-s) L + s) / 2, one term per task.
+
+    Args:
+        loss: L, of any shape.
+        log_variance: s, of the same shape; the logarithm of the variance of the task.
+    """
+    return (torch.exp(-log_variance) * loss + log_variance) / 2
 
 
 @register("uncertainty_weighting")
@@ -61,9 +71,10 @@ class UncertaintyWeightingLoss(ComposedLoss):
         return list(zip(self.component_names(), weights, results, strict=True))
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> LossResult:
-        result = combine(self.weighted_losses(batch, model_outputs))
-        penalty = self.log_variances.sum() / 2
-        return (result[0] + penalty, result[1]) if isinstance(result, tuple) else result + penalty
+        parts = self.weighted_losses(batch, model_outputs)
+        losses = [split_result(name, result)[0] for name, _, result in parts]
+        terms = map(uncertainty_weighting, losses, self.log_variances.unbind())
+        return with_metrics(torch.stack(list(terms)).sum(), parts)
 
     def components(self, batch: Batch, model_outputs: Outputs) -> dict[str, Tensor]:
         """Return exp(-s_i) L_i / 2 by name and ``"log_variances"``, sum s_i / 2; they add up to the loss."""

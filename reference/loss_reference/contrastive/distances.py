@@ -18,7 +18,7 @@ from loss_reference.relevance import where
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["MarginContrastiveLoss", "TripletMarginLoss", "distance", "hinge", "triplet_margin"]
+__all__ = ["MarginContrastiveLoss", "TripletMarginLoss", "distance", "hinge", "margin_contrastive", "triplet_margin"]
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -40,6 +40,21 @@ def triplet_margin(d_ap: Tensor, d_an: Tensor, margin: float = 1.0, soft: bool =
 def hinge(x: Tensor, squared: bool = False) -> Tensor:
     """Return max(0, x), or half its square when ``squared``."""
     return F.relu(x) ** 2 / 2 if squared else F.relu(x)
+
+
+def margin_contrastive(
+    d: Tensor, alike: bool, positive_margin: float = 0.0, negative_margin: float = 1.0, squared: bool = False
+) -> Tensor:
+    """Return max(0, d - m_pos) of positive pairs, max(0, m_neg - d) of negative ones, one term per pair.
+
+    Args:
+        d: distances [N] of the two rows of each pair, at least 0.
+        alike: whether these pairs are the positive ones.
+        positive_margin: m_pos, at least 0.
+        negative_margin: m_neg, at least 0.
+        squared: whether half the square of the hinge is taken.
+    """
+    return hinge(d - positive_margin if alike else negative_margin - d, squared)
 
 
 @register("triplet_margin")
@@ -141,8 +156,12 @@ class MarginContrastiveLoss(LossFunction):
         (e,), rows = active_rows(batch, model_outputs, "embeddings")
         positive = index_pairs(batch, "positive_pairs", len(rows))
         negative = index_pairs(batch, "negative_pairs", len(rows))
-        too_far = distance(e[positive[:, 0]], e[positive[:, 1]]) - self.positive_margin
-        too_near = self.negative_margin - distance(e[negative[:, 0]], e[negative[:, 1]])
-        w_pos, w_neg = rows[positive].amin(dim=1), rows[negative].amin(dim=1)
-        attraction = mean_of_terms(hinge(too_far, self.squared), w_pos, count=None)
-        return attraction + mean_of_terms(hinge(too_near, self.squared), w_neg, count=None)
+        return self.mean_over_pairs(e, rows, positive, alike=True) + self.mean_over_pairs(
+            e, rows, negative, alike=False
+        )
+
+    def mean_over_pairs(self, e: Tensor, rows: Tensor, pairs: Tensor, alike: bool) -> Tensor:
+        """Return the mean of the terms of ``pairs`` [N, 2] of the rows of e [B, D], weighed by the weights ``rows`` [B]."""
+        d = distance(e[pairs[:, 0]], e[pairs[:, 1]])
+        terms = margin_contrastive(d, alike, self.positive_margin, self.negative_margin, self.squared)
+        return mean_of_terms(terms, rows[pairs].amin(dim=1), count=None)

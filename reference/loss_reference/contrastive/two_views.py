@@ -18,7 +18,7 @@ from loss_reference.reduction import mean_of_terms
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
-__all__ = ["CLIPSymmetricLoss", "NPairsLoss", "SigLIPLoss", "matching_ce", "siglip"]
+__all__ = ["CLIPSymmetricLoss", "NPairsLoss", "SigLIPLoss", "clip_symmetric", "matching_ce", "n_pairs", "siglip"]
 
 
 def matching_ce(z: Tensor, present: Tensor) -> Tensor:
@@ -29,6 +29,21 @@ def matching_ce(z: Tensor, present: Tensor) -> Tensor:
         present: bool [B].
     """
     return logsumexp_where(z, present.expand(z.shape)) - z.diagonal()
+
+
+def clip_symmetric(z: Tensor, present: Tensor) -> Tensor:
+    """Return half the cross entropy of row i plus half that of column i [B]; z and ``present`` as in ``matching_ce``."""
+    return (matching_ce(z, present) + matching_ce(z.T, present)) / 2
+
+
+def n_pairs(a: Tensor, p: Tensor, present: Tensor) -> Tensor:
+    """Return -a_i . p_i + log sum over present j of e^(a_i . p_j) [B], one term per row; of use where row i is present.
+
+    Args:
+        a, p: embeddings [B, D] of the anchors and of their positives, not normalised.
+        present: bool [B].
+    """
+    return matching_ce(dot_products(a, p), present)
 
 
 def siglip(z: Tensor, present: Tensor) -> Tensor:
@@ -80,7 +95,7 @@ class CLIPSymmetricLoss(LossFunction):
         (x, y), w = active_rows(batch, model_outputs, "image_embeddings", "text_embeddings")
         present = w != 0
         z = dot_products(unit_vectors(x), unit_vectors(y)) / self.temperature
-        terms = (matching_ce(z, present) + matching_ce(z.T, present)) / 2
+        terms = clip_symmetric(z, present)
         return mean_of_terms(terms, present.to(terms.dtype), count=None)
 
 
@@ -161,5 +176,5 @@ class NPairsLoss(LossFunction):
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         (a, p), w = active_rows(batch, model_outputs, "anchor_embeddings", "positive_embeddings")
         present = w != 0
-        terms = matching_ce(dot_products(a, p), present)
+        terms = n_pairs(a, p, present)
         return mean_of_terms(terms, present.to(terms.dtype), count=None)

@@ -18,7 +18,7 @@ from loss_reference.relevance import where
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
-__all__ = ["CISPOLoss", "clipped_weight"]
+__all__ = ["CISPOLoss", "cispo", "clipped_weight"]
 
 WEIGHT_BOUNDS: Final = ("relative", "absolute", "upper")
 
@@ -38,6 +38,26 @@ def clipped_weight(rho: Tensor, clip_min: float = 0.2, clip_max: float = 0.2, we
     if weight_bound == "relative":
         return rho.clamp(1 - clip_min, 1 + clip_max)
     return rho.clamp(max=clip_max if weight_bound == "absolute" else 1 + clip_max)
+
+
+def cispo(
+    lp: Tensor,
+    rho: Tensor,
+    A: Tensor,
+    clip_min: float = 0.2,
+    clip_max: float = 0.2,
+    weight_bound: str = "relative",
+) -> Tensor:
+    """Return -sg(w) A lp, w = clip(rho, 1 - clip_min, 1 + clip_max), one term per token, sg(.) the stop-gradient.
+
+    Args:
+        lp: log-probabilities of the sampled tokens, in nats; alone to receive gradient.
+        rho: exp(lp - lp_old).
+        A: advantages.
+        clip_min, clip_max: at least 0.
+        weight_bound: how w is bounded, see ``clipped_weight``.
+    """
+    return clipped_weight(rho, clip_min, clip_max, weight_bound) * reinforce(lp, A)
 
 
 @register("cispo")
@@ -90,5 +110,5 @@ class CISPOLoss(TokenLevelLoss, PolicyLoss):
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m), self.log_ratio_clamp)
-        w = clipped_weight(rho, self.ratio_clip_min, self.ratio_clip_max, self.weight_bound)
-        return w * reinforce(lp, token_constant(batch, "advantages", m))
+        A = token_constant(batch, "advantages", m)
+        return cispo(lp, rho, A, self.ratio_clip_min, self.ratio_clip_max, self.weight_bound)

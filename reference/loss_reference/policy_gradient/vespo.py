@@ -18,7 +18,7 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["VESPOLoss", "vespo_weight"]
+__all__ = ["VESPOLoss", "vespo", "vespo_weight"]
 
 LARGEST_LOG_RATIO: Final = 20.0
 SMALLEST_LOG_RATIO: Final = math.log(1e-8)
@@ -27,6 +27,28 @@ SMALLEST_LOG_RATIO: Final = math.log(1e-8)
 def vespo_weight(log_W: Tensor, k: Tensor | float, lam: Tensor | float) -> Tensor:
     """Return phi(W) = exp(lam + k log W - lam W) = W^k e^(lam (1 - W)): 1 at W = 1, largest at W = k / lam."""
     return torch.exp(lam + k * log_W - lam * log_W.exp())
+
+
+def vespo(
+    lp: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    of_gain: tuple[float, float] = (2.0, 3.0),
+    of_loss: tuple[float, float] = (3.0, 2.0),
+) -> Tensor:
+    """Return -sg(phi(W)) A lp, phi(W) = W^k e^(lam (1 - W)), W = exp(sum_t delta), one term per token.
+
+    Args:
+        lp: log-probabilities of the sampled tokens [B, S-1], in nats; alone to receive gradient.
+        delta: lp - lp_old [B, S-1], 0 where nothing is trained; each is kept within 20, log W between log 1e-8 and 20.
+        A: advantages [B, S-1].
+        of_gain: k and lam where A >= 0, at least 0.
+        of_loss: k and lam where A < 0, at least 0.
+    """
+    delta = delta.detach().clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    log_W = delta.sum(dim=1, keepdim=True).clamp(SMALLEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    k, lam = (torch.full_like(A, loss).masked_fill(A >= 0, gain) for gain, loss in zip(of_gain, of_loss, strict=True))
+    return vespo_weight(log_W, k, lam) * reinforce(lp, A)
 
 
 @register("vespo")
@@ -69,11 +91,8 @@ class VESPOLoss(PolicyLoss):
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         A = token_constant(batch, "advantages", m)
-        delta = (lp.detach() - token_constant(batch, "prev_logprobs", m)).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
-        log_W = delta.sum(dim=1, keepdim=True).clamp(SMALLEST_LOG_RATIO, LARGEST_LOG_RATIO)
-        k = torch.full_like(A, self.k_neg).masked_fill(A >= 0, self.k_pos)
-        lam = torch.full_like(A, self.lambda_neg).masked_fill(A >= 0, self.lambda_pos)
-        return vespo_weight(log_W, k, lam) * reinforce(lp, A)
+        delta = lp - token_constant(batch, "prev_logprobs", m)
+        return vespo(lp, delta, A, (self.k_pos, self.lambda_pos), (self.k_neg, self.lambda_neg))
 
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         return aggregate_tokens(terms, weights, batch, "token_mean")

@@ -24,6 +24,9 @@ __all__ = [
     "FDPOForwardKLLoss",
     "FDPOJSLoss",
     "alpha_score",
+    "fdpo_alpha",
+    "fdpo_forward_kl",
+    "fdpo_js",
     "forward_kl_score",
     "js_score",
 ]
@@ -57,6 +60,27 @@ def js_score(h: Tensor) -> Tensor:
     return F.logsigmoid(h)
 
 
+def fdpo_forward_kl(h_w: Tensor, h_l: Tensor, beta: float = 0.1) -> Tensor:
+    """Return -log sigma(beta (exp(-h_l) - exp(-h_w))), one term per pair, from log-ratios [N] in nats; beta above 0."""
+    return dpo(forward_kl_score(h_w) - forward_kl_score(h_l), beta)
+
+
+def fdpo_js(h_w: Tensor, h_l: Tensor, beta: float = 0.1) -> Tensor:
+    """Return -log sigma(beta (log sigma(h_w) - log sigma(h_l))), one term per pair, from log-ratios [N]; beta above 0."""
+    return dpo(js_score(h_w) - js_score(h_l), beta)
+
+
+def fdpo_alpha(h_w: Tensor, h_l: Tensor, beta: float = 0.1, alpha: float = 0.5) -> Tensor:
+    """Return -log sigma(beta (u(h_w) - u(h_l))), u(h) = exp((alpha - 1) h) / (alpha - 1), one term per pair.
+
+    Args:
+        h_w, h_l: log-ratios of the chosen and of the rejected answer [N], in nats.
+        beta: strength of the pull towards the reference, above 0.
+        alpha: order of the divergence, see ``alpha_score``.
+    """
+    return dpo(alpha_score(h_w, alpha) - alpha_score(h_l, alpha), beta)
+
+
 @register("fdpo_forward_kl")
 class FDPOForwardKLLoss(PairLoss):
     """f-DPO with the forward KL: l = -log sigma(beta (u(h_w) - u(h_l))), u(h) = -exp(-h).
@@ -73,7 +97,7 @@ class FDPOForwardKLLoss(PairLoss):
     beta = Setting(0.1, above=0.0)
 
     def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
-        return dpo(forward_kl_score(h_w) - forward_kl_score(h_l), self.beta)
+        return fdpo_forward_kl(h_w, h_l, self.beta)
 
 
 @register("fdpo_js")
@@ -92,7 +116,7 @@ class FDPOJSLoss(PairLoss):
     beta = Setting(0.1, above=0.0)
 
     def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
-        return dpo(js_score(h_w) - js_score(h_l), self.beta)
+        return fdpo_js(h_w, h_l, self.beta)
 
 
 @register("fdpo_alpha")
@@ -114,4 +138,4 @@ class FDPOAlphaLoss(PairLoss):
     alpha = Setting(0.5, least=0.0, most=1.0)
 
     def terms(self, h_w: Tensor, h_l: Tensor, /) -> Tensor:
-        return dpo(alpha_score(h_w, self.alpha) - alpha_score(h_l, self.alpha), self.beta)
+        return fdpo_alpha(h_w, h_l, self.beta, self.alpha)

@@ -27,7 +27,17 @@ from loss_reference.reduction import mean_of_rows, row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
-__all__ = ["NashMDLoss", "OnlineDPOLoss", "SPPOSoftLoss", "XPOLoss", "nash_md", "sppo_soft", "winner_margin"]
+__all__ = [
+    "NashMDLoss",
+    "OnlineDPOLoss",
+    "SPPOSoftLoss",
+    "XPOLoss",
+    "nash_md",
+    "online_dpo",
+    "sppo_soft",
+    "winner_margin",
+    "xpo",
+]
 
 LOSS_TYPES: Final = ("sigmoid", "ipo")
 LOSS_TYPE: Final = Option(values=LOSS_TYPES)
@@ -37,6 +47,33 @@ PROBABILITY: Final = {"preference_probability": Field("probabilities", "B")}
 def winner_margin(h_first: Tensor, h_second: Tensor, first_wins: Tensor) -> Tensor:
     """Return h of the winner minus h of the loser [N], from the h of the first and of the second row and a bool, all [N]."""
     return torch.where(first_wins, h_first - h_second, h_second - h_first)
+
+
+def online_dpo(
+    h_first: Tensor, h_second: Tensor, first_wins: Tensor, beta: float = 0.1, loss_type: str = "sigmoid"
+) -> Tensor:
+    """Return -log sigma(beta D), or (D - 1 / (2 beta))^2 for ``"ipo"``, D = h of the winner minus h of the loser.
+
+    Args:
+        h_first, h_second: log-ratios of the first and of the second row of each pair [N], in nats.
+        first_wins: bool [N].
+        beta: strength of the pull towards the reference, above 0.
+        loss_type: ``"sigmoid"`` or ``"ipo"``.
+    """
+    D = winner_margin(h_first, h_second, first_wins)
+    return dpo(D, beta) if loss_type == "sigmoid" else ipo(D, beta)
+
+
+def xpo(judged: Tensor, p_ref: Tensor, alpha: float = 1e-5) -> Tensor:
+    """Return l + alpha p_ref, one term per pair.
+
+    Args:
+        judged: l [N], the term of ``online_dpo``.
+        p_ref: log-probability the policy gives the reference's sample [N], summed over its tokens, in nats.
+        alpha: weight of the optimism, at least 0.
+    """
+    # A part of weight 0 is not taken: a model may find the reference's sample impossible.
+    return judged if alpha == 0 else judged + alpha * p_ref
 
 
 def sppo_soft(h_w: Tensor, h_l: Tensor, probability: Tensor, beta: float = 0.1) -> Tensor:
@@ -82,8 +119,7 @@ class OnlineDPOLoss(PairedLoss):
     def judged(self, batch: Batch, h: Tensor, w: Tensor) -> Tensor:
         """Return [B/2] terms of the winner against the loser, from log-ratios h and weights w [B]."""
         first_wins, _ = split_pairs(row_constant(batch, "labels", h) != 0)
-        margin = winner_margin(*active_pairs(h, w), first_wins)
-        return (dpo if self.loss_type == "sigmoid" else ipo)(margin, self.beta)
+        return online_dpo(*active_pairs(h, w), first_wins, self.beta, self.loss_type)
 
 
 @register("xpo")
@@ -111,11 +147,9 @@ class XPOLoss(OnlineDPOLoss):
     alpha = Setting(1e-5, least=0.0)
 
     def paired_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        if self.alpha == 0:
-            return super().paired_loss(batch, model_outputs)
         h, w = sequence_log_ratio(batch, model_outputs)
         _, p_ref = active_pairs(sequence_logprob(batch, model_outputs)[0], w)
-        return mean_of_pairs(self.judged(batch, h, w) + self.alpha * p_ref, w, batch)
+        return mean_of_pairs(xpo(self.judged(batch, h, w), p_ref, self.alpha), w, batch)
 
 
 @register("sppo_soft")

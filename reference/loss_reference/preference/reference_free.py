@@ -33,7 +33,7 @@ from loss_reference.relevance import unless
 from loss_reference.settings import ConfigError, Setting
 from loss_reference.token_level import refine
 
-__all__ = ["AlphaPOLoss", "SLiCHFLoss", "SimPOLoss", "alpha_reward", "simpo", "slic_hf"]
+__all__ = ["AlphaPOLoss", "SLiCHFLoss", "SimPOLoss", "alpha_reward", "alphapo", "simpo", "slic_hf"]
 
 
 def simpo(margin: Tensor, beta: float = 0.1, gamma: float = 0.5, label_smoothing: float = 0.0) -> Tensor:
@@ -62,9 +62,32 @@ def alpha_reward(p: Tensor, alpha: float = 0.25) -> Tensor:
     return -torch.expm1((-alpha * p).clamp(max=LARGEST_EXPONENT)) / alpha
 
 
-def slic_hf(p_w: Tensor, p_l: Tensor, delta: float = 1.0) -> Tensor:
-    """Return max(0, delta - p_w + p_l) from log-probabilities of whole answers [N]; delta above 0, in nats."""
-    return F.relu(delta - p_w + p_l)
+def alphapo(p_w: Tensor, p_l: Tensor, beta: float = 0.1, alpha: float = 0.25, gamma: float = 0.5) -> Tensor:
+    """Return -log sigma(beta (r_w - r_l) - gamma), r = (1 - exp(-alpha p)) / alpha, one term per pair.
+
+    Args:
+        p_w, p_l: mean log-probability of the tokens of the chosen and of the rejected answer [N], in nats.
+        beta: scale of the rewards, above 0.
+        alpha: curvature of the rewards, see ``alpha_reward``.
+        gamma: the margin asked for, at least 0.
+    """
+    return simpo(alpha_reward(p_w, alpha) - alpha_reward(p_l, alpha), beta, gamma)
+
+
+def slic_hf(
+    p_w: Tensor, p_l: Tensor, delta: float = 1.0, p_target: Tensor | float = 0.0, lambda_: float = 0.0
+) -> Tensor:
+    """Return max(0, delta - p_w + p_l) - lambda p_target, one term per pair.
+
+    Args:
+        p_w, p_l: log-probabilities of the chosen and of the rejected answer, summed over their tokens [N], in nats.
+        delta: the margin asked for, above 0, in nats.
+        p_target: log-probability of the answer that is imitated, summed over its tokens [N].
+        lambda_: weight of the imitation, at least 0.
+    """
+    violation = F.relu(delta - p_w + p_l)
+    # A part of weight 0 is not taken: a model may find the target impossible.
+    return violation if lambda_ == 0 else violation - lambda_ * p_target
 
 
 @register("simpo")
@@ -145,7 +168,7 @@ class AlphaPOLoss(PairLoss):
         return sequence_logprob(batch, model_outputs, average=True)
 
     def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
-        return simpo(alpha_reward(p_w, self.alpha) - alpha_reward(p_l, self.alpha), self.beta, self.gamma)
+        return alphapo(p_w, p_l, self.beta, self.alpha, self.gamma)
 
 
 @register("slic_hf")
@@ -192,10 +215,10 @@ class SLiCHFLoss(PairLoss):
             return super().paired_loss(batch, model_outputs)
         p, w = self.scores(batch, model_outputs)
         p_w, p_l, p_target = active_groups(p, w, 3).unbind(dim=1)
-        return mean_of_groups(self.terms(p_w, p_l) - self.lambda_ * p_target, w, batch, 3)
+        return mean_of_groups(self.terms(p_w, p_l, p_target), w, batch, 3)
 
     def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:
         return sequence_logprob(batch, model_outputs)
 
-    def terms(self, p_w: Tensor, p_l: Tensor, /) -> Tensor:
-        return slic_hf(p_w, p_l, self.delta)
+    def terms(self, p_w: Tensor, p_l: Tensor, p_target: Tensor | float = 0.0, /) -> Tensor:
+        return slic_hf(p_w, p_l, self.delta, p_target, self.lambda_)

@@ -16,7 +16,7 @@ from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
 
-__all__ = ["RRHFLoss", "rank_violations"]
+__all__ = ["RRHFLoss", "rank_violations", "rrhf"]
 
 
 def rank_violations(scores: Tensor, rewards: Tensor) -> Tensor:
@@ -25,6 +25,21 @@ def rank_violations(scores: Tensor, rewards: Tensor) -> Tensor:
     # An impossible answer beside itself is -inf - (-inf).
     gap = torch.where(worse, scores.unsqueeze(2) - scores.unsqueeze(1), 0.0)
     return F.relu(gap).sum(dim=(1, 2))
+
+
+def rrhf(q: Tensor, p: Tensor, rewards: Tensor, nll_weight: float = 1.0) -> Tensor:
+    """Return sum over reward_i < reward_j of max(0, q_i - q_j) - nll_weight p_best, one term per group, from [N, K] each.
+
+    Args:
+        q: scores of the answers that are ranked, in nats.
+        p: log-probabilities of the answers, summed over their tokens; best is the first of the highest reward.
+        rewards: what says which answer is better.
+        nll_weight: weight of the imitation, at least 0.
+    """
+    violations = rank_violations(q, rewards)
+    p_best = p.gather(1, rewards.argmax(dim=1, keepdim=True)).squeeze(1)
+    # A part of weight 0 is not taken: a model may find the best answer impossible.
+    return violations if nll_weight == 0 else violations - nll_weight * p_best
 
 
 @register("rrhf")
@@ -57,8 +72,4 @@ class RRHFLoss(GroupLoss):
         p = active_groups(lp.sum(dim=1), w, self.group_size)
         q = p / active_groups(n, w, self.group_size).clamp(min=1) ** self.length_penalty
         rewards = active_groups(row_constant(batch, "rewards", lp), w, self.group_size)
-        terms = rank_violations(q, rewards)
-        if self.nll_weight > 0:
-            p_best = p.gather(1, rewards.argmax(dim=1, keepdim=True)).squeeze(1)
-            terms = terms - self.nll_weight * p_best
-        return (group_weights(w, self.group_size) * terms).sum()
+        return (group_weights(w, self.group_size) * rrhf(q, p, rewards, self.nll_weight)).sum()

@@ -8,27 +8,68 @@ from typing import Any, Final
 from torch import Tensor
 
 from loss_reference.contract import Option
-from loss_reference.groups import group_weights, mean_of_groups
+from loss_reference.groups import group_count, group_weights, mean_of_groups
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import trained_logprobs
 from loss_reference.preference.groupwise import active_groups, group_contract
 from loss_reference.preference.margin import MARGIN_LOSSES, margin_loss
 from loss_reference.preference.pairwise import trained_lengths
 from loss_reference.preference.reference_free import simpo
-from loss_reference.reduction import mean_of_terms, row_weights
+from loss_reference.reduction import row_weights
 from loss_reference.registry import register
 from loss_reference.relevance import unless, where
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["TPOLLoss", "TPOLoss", "TripleLoss"]
+__all__ = ["TPOLLoss", "TPOLoss", "TripleLoss", "tpo", "tpo_l"]
 
 NLL_AVERAGES: Final = ("sequence", "tokens")
 IMITATION: Final = {"tpo_alpha": Option(values=(0.0, 1.0)), "nll_average": Option(values=NLL_AVERAGES)}
 
 
+def tpo(
+    s_w: Tensor,
+    s_l: Tensor,
+    nll_gold: Tensor,
+    beta: float = 0.01,
+    alpha: float = 1.0,
+    label_smoothing: float = 0.0,
+    loss_type: str = "sigmoid",
+) -> Tensor:
+    """Return -(1 - e) log sigma(x) - e log sigma(-x) + alpha nll_gold, x = beta (s_w - s_l), one term per triple.
+
+    Args:
+        s_w, s_l: log-probability of the chosen and of the rejected answer [N], a sum over tokens, for ``"ipo"`` their mean.
+        nll_gold: what imitating the gold answer costs [N], in nats.
+        beta: strength of the preference, above 0.
+        alpha: weight of the imitation, at least 0.
+        label_smoothing: e in [0, 1/2], read by ``"sigmoid"`` alone.
+        loss_type: what stands in the place of the first two parts, see ``margin_loss``.
+    """
+    preference = margin_loss(s_w - s_l, loss_type, beta, label_smoothing)
+    # A part of weight 0 is not taken: a model may find the gold answer impossible.
+    return preference if alpha == 0 else preference + alpha * nll_gold
+
+
+def tpo_l(
+    s_w: Tensor, s_l: Tensor, nll_gold: Tensor, beta: float = 0.01, gamma: float = 0.5, alpha: float = 1.0
+) -> Tensor:
+    """Return -log sigma(beta (s_w - s_l) - gamma) + alpha nll_gold, one term per triple.
+
+    Args:
+        s_w, s_l: mean log-probability of the tokens of the chosen and of the rejected answer [N].
+        nll_gold: what imitating the gold answer costs [N], in nats.
+        beta: scale of the rewards, above 0.
+        gamma: the margin asked for, at least 0; absolute, not a multiple of beta.
+        alpha: weight of the imitation, at least 0.
+    """
+    preference = simpo(s_w - s_l, beta, gamma)
+    # A part of weight 0 is not taken: a model may find the gold answer impossible.
+    return preference if alpha == 0 else preference + alpha * nll_gold
+
+
 class TripleLoss(LossFunction):
-    """L = mean over triples of ``terms(s_w, s_l)`` + tpo_alpha times the NLL of the gold answer; s a score per answer.
+    """L = mean over triples of ``terms(s_w, s_l, nll_gold)``: a score s per answer, and the NLL of the gold answer.
 
     Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids``), ``token_mask`` [B, S]; optional
     ``sample_mask`` [B], ``global_valid_seqs``. No reference policy. Row 3i is chosen, 3i+1 rejected, 3i+2 gold; a triple
@@ -56,24 +97,32 @@ class TripleLoss(LossFunction):
         """Return whether the score of an answer is the mean, not the sum, of lp over its trained tokens."""
         return False
 
-    def terms(self, s_w: Tensor, s_l: Tensor) -> Tensor:
-        """Return [B/3] terms from the scores [B/3] of the chosen and of the rejected answers."""
-        raise NotImplementedError(f"{type(self).__name__} must define terms(self, s_w, s_l)")
+    def terms(self, s_w: Tensor, s_l: Tensor, nll_gold: Tensor) -> Tensor:
+        """Return [B/3] terms from the scores [B/3] of the chosen and of the rejected answers, and the NLL of the gold."""
+        raise NotImplementedError(f"{type(self).__name__} must define terms(self, s_w, s_l, nll_gold)")
+
+    def gold_nll(self, p_gold: Tensor, n_gold: Tensor, w: Tensor, batch: Batch) -> Tensor:
+        """Return the NLL of every gold answer [B/3], of which ``mean_of_groups`` makes that of the batch.
+
+        Args:
+            p_gold: log-probability of the gold answers, summed over their trained tokens [B/3].
+            n_gold: how many tokens these are [B/3].
+            w: weights of the rows [B].
+            batch: where ``global_valid_seqs`` comes from.
+        """
+        if self.nll_average == "sequence":
+            return -p_gold / n_gold.clamp(min=1)
+        # Over the tokens of all answers, each is divided by what their mean length is to the divisor of the triples.
+        tokens = (group_weights(w, 3) * n_gold).sum()
+        return -p_gold * (group_count(w, batch, 3) / tokens.clamp(min=1))
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         lp, m = trained_logprobs(batch, model_outputs)
         w, n = row_weights(batch, lp), trained_lengths(m)
-        p = active_groups(lp.sum(dim=1), w, 3)
-        mean_p = active_groups(lp.sum(dim=1) / n.clamp(min=1), w, 3)
-        s_w, s_l, _ = (mean_p if self.averages() else p).unbind(dim=1)
-        terms = self.terms(s_w, s_l)
-        if self.tpo_alpha == 0:
-            return mean_of_groups(terms, w, batch, 3)
-        if self.nll_average == "sequence":
-            return mean_of_groups(terms - self.tpo_alpha * mean_p[:, 2], w, batch, 3)
-        tokens = active_groups(n, w, 3)[:, 2] * group_weights(w, 3)
-        nll = mean_of_terms(-p[:, 2], group_weights(w, 3), tokens.sum())
-        return mean_of_groups(terms, w, batch, 3) + self.tpo_alpha * nll
+        p, n = active_groups(lp.sum(dim=1), w, 3), active_groups(n.to(lp), w, 3)
+        s_w, s_l, _ = (p / n.clamp(min=1) if self.averages() else p).unbind(dim=1)
+        terms = self.terms(s_w, s_l, self.gold_nll(p[:, 2], n[:, 2], w, batch))
+        return mean_of_groups(terms, w, batch, 3)
 
 
 @register("tpo")
@@ -105,8 +154,8 @@ class TPOLoss(TripleLoss):
     def averages(self) -> bool:
         return self.loss_type == "ipo"
 
-    def terms(self, s_w: Tensor, s_l: Tensor) -> Tensor:
-        return margin_loss(s_w - s_l, self.loss_type, self.beta, self.label_smoothing)
+    def terms(self, s_w: Tensor, s_l: Tensor, nll_gold: Tensor) -> Tensor:
+        return tpo(s_w, s_l, nll_gold, self.beta, self.tpo_alpha, self.label_smoothing, self.loss_type)
 
 
 @register("tpo_l")
@@ -135,5 +184,5 @@ class TPOLLoss(TripleLoss):
     def averages(self) -> bool:
         return True
 
-    def terms(self, s_w: Tensor, s_l: Tensor) -> Tensor:
-        return simpo(s_w - s_l, self.beta, self.gamma)
+    def terms(self, s_w: Tensor, s_l: Tensor, nll_gold: Tensor) -> Tensor:
+        return tpo_l(s_w, s_l, nll_gold, self.beta, self.gamma, self.tpo_alpha)

@@ -22,8 +22,15 @@ __all__ = ["APOZeroUnpairedLoss", "KTOLoss", "UnpairedLoss", "kto", "unpaired_co
 WEIGHTS: Final = Option(values=(0.5, 1.0))
 
 
-def kto(h: Tensor, desirable: Tensor, z: Tensor | float = 0.0, beta: float = 0.1) -> Tensor:
-    """Return 1 - sigma(beta (h - z)) where ``desirable`` and sigma(beta (h - z)) elsewhere, one term per row.
+def kto(
+    h: Tensor,
+    desirable: Tensor,
+    z: Tensor | float = 0.0,
+    beta: float = 0.1,
+    lambda_D: float = 1.0,
+    lambda_U: float = 1.0,
+) -> Tensor:
+    """Return lambda_D (1 - sigma(beta (h - z))) where ``desirable``, lambda_U sigma(beta (h - z)) elsewhere, one per row.
 
     Formed as sigma(-x) and sigma(x), which keep their digits at both ends.
 
@@ -32,9 +39,10 @@ def kto(h: Tensor, desirable: Tensor, z: Tensor | float = 0.0, beta: float = 0.1
         desirable: bool [B].
         z: the reference point that h is measured from, in nats, a constant.
         beta: strength of the pull towards the reference, above 0.
+        lambda_D, lambda_U: weights of a desirable answer and of another, at least 0.
     """
     x = beta * (h - z)
-    return torch.sigmoid(torch.where(desirable, -x, x))
+    return torch.where(desirable, h.new_full((), lambda_D), lambda_U) * torch.sigmoid(torch.where(desirable, -x, x))
 
 
 def unpaired_contract(facts: Mapping[str, Any] | None = None, **options: Option) -> Contract:
@@ -50,7 +58,7 @@ def unpaired_contract(facts: Mapping[str, Any] | None = None, **options: Option)
 
 
 class UnpairedLoss(LossFunction):
-    """L = mean over rows of lambda times ``terms(h, desirable)``: lambda_D for a desirable answer, lambda_U for another.
+    """L = mean over rows of ``kto``: lambda_D times the term of a desirable answer, lambda_U times that of another.
 
     Reads ``next_token_logprobs`` [B, S-1] (or ``logits`` [B, S, V] and ``input_ids``), ``reference_policy_logprobs``
     [B, S], ``token_mask`` [B, S], ``labels`` [B] (not 0: desirable); optional ``sample_mask`` [B], ``global_valid_seqs``.
@@ -77,9 +85,9 @@ class UnpairedLoss(LossFunction):
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
         h, w = sequence_log_ratio(batch, model_outputs)
         desirable = row_constant(batch, "labels", h) != 0
-        weight = torch.where(desirable, h.new_full((), self.desirable_weight), self.undesirable_weight)
-        terms = kto(h, desirable, self.reference_point(batch, h, w), self.beta)
-        return mean_of_rows(weight * terms, w, batch)
+        z = self.reference_point(batch, h, w)
+        terms = kto(h, desirable, z, self.beta, self.desirable_weight, self.undesirable_weight)
+        return mean_of_rows(terms, w, batch)
 
 
 @register("apo_zero_unpaired")

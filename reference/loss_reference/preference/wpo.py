@@ -21,7 +21,7 @@ from loss_reference.registry import register
 from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
-__all__ = ["WPOLoss", "aligned_log_weight"]
+__all__ = ["WPOLoss", "aligned_log_weight", "wpo"]
 
 
 def aligned_log_weight(lp: Tensor, log_pi: Tensor) -> Tensor:
@@ -32,6 +32,19 @@ def aligned_log_weight(lp: Tensor, log_pi: Tensor) -> Tensor:
         log_pi: log-probabilities of the vocabulary at its position [..., V].
     """
     return lp - (2 * log_pi).logsumexp(dim=-1)
+
+
+def wpo(delta: Tensor, weight: Tensor, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
+    """Return -w ((1 - e) log sigma(beta delta) + e log sigma(-beta delta)), one term per pair.
+
+    Args:
+        delta: h_w - h_l [N], the log-ratio of the chosen minus that of the rejected sequence, in nats.
+        weight: w of the pair [N], at least 0; 0 where one of its answers is impossible.
+        beta: strength of the pull towards the reference, above 0.
+        label_smoothing: e in [0, 1/2].
+    """
+    # An impossible answer weighs 0, by which its infinite term cannot be multiplied; the limit is 0.
+    return weight * keep_active(dpo(delta, beta, label_smoothing), weight)
 
 
 @register("wpo")
@@ -77,10 +90,8 @@ class WPOLoss(PairedLoss):
         lp, w = of_sampled(log_pi, batch, m), row_weights(batch, log_pi)
         h = (lp - token_constant(batch, "reference_policy_logprobs", m)).sum(dim=1)
         h_w, h_l = active_pairs(h, w)
-        terms = dpo(h_w - h_l, self.beta, self.label_smoothing)
         weight = self._pair_weight(lp, log_pi, m, w)
-        # An impossible answer weighs 0, by which its infinite term cannot be multiplied; the limit is 0.
-        return mean_of_pairs(weight * keep_active(terms, weight), w, batch)
+        return mean_of_pairs(wpo(h_w - h_l, weight, self.beta, self.label_smoothing), w, batch)
 
     def _pair_weight(self, lp: Tensor, log_pi: Tensor, m: Tensor, w: Tensor) -> Tensor:
         n = trained_lengths(m).clamp(min=1)
