@@ -58,7 +58,7 @@ def option_effect(trial: Trial) -> None:
         if effect.wants_more:
             continue
         if effect.value_moves is False and not effect.gradient_moves:
-            if _acts_on_wide_constants(trial, name, settings[name]):
+            if _acts_on_wide_constants(trial, name, settings[name]) or _acts_further_on(trial, name, settings[name]):
                 continue
             raise Broken(
                 f"{name} changes neither value nor gradient",
@@ -164,6 +164,21 @@ def _acts_on_wide_constants(trial: Trial, name: str, values: list[Any]) -> bool:
     return any(
         any(trial.moves(one, other)) for a, b in combinations(answers, 2) for one, other in zip(a, b, strict=True)
     )
+
+
+def _acts_further_on(trial: Trial, name: str, values: list[Any]) -> bool:
+    """Return whether a setting acts on cases this run does not hold: all counts may have been those of one batch."""
+    rebuild = trial.bench.subject.rebuild
+    assert rebuild is not None
+    try:
+        losses = [rebuild({name: value}) for value in values]
+        for case, _ in trial.bench.further_cases(VARIED):
+            answers = [trial.evaluate(case, loss=loss) for loss in losses]
+            if any(any(trial.moves(answers[0], other)) for other in answers[1:]):
+                return True
+    except (Malformed, LossRaised, ValueError, TypeError, AssertionError):
+        return False
+    return False
 
 
 def _widened(case: Case) -> list[Case]:
