@@ -78,6 +78,8 @@ def clip_side(trial: Trial) -> None:
     if right + wrong < FEWEST_TOKENS:
         raise NotExercised("too few tokens are clipped to tell")
     if right == 0:
+        if not any(bool(_stopped_tokens(case, base)[0].any()) for case, base in _of_single_tokens(trial)):
+            raise NotExercised("what gets no gradient is so far off that its weight is 0: nothing is cut off")
         raise Broken(f"all {wrong} tokens that get no gradient still have to be corrected", "those that overshot")
 
 
