@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loss_conformance.subject.reading import ALIGNED, BINARY_TARGET, ROWS, Form, Forms, Reading, elementwise
+from loss_conformance.subject.torch_slots import CTC_FRAMES, CTC_TARGET
 
 __all__ = ["readings_elsewhere"]
 
@@ -75,9 +76,9 @@ def _of_densities() -> list[Reading]:
 def _of_spellings() -> list[Reading]:
     """Return the readings of connectionist temporal classification: frames of classes, and what they spell."""
     spelled: dict[str, Form] = {
-        "spelled": ("labels", "B 3", {"low": 1.0}),
-        "input_lengths": ("lengths", "B", {"low": 6.0, "high": 9.0}),
-        "target_lengths": ("lengths", "B", {"low": 1.0, "high": 4.0}),
+        "spelled": ("labels", f"B {CTC_TARGET}", {"low": 1.0}),
+        "input_lengths": ("lengths", "B", {"low": 2.0 * CTC_TARGET, "high": CTC_FRAMES + 1.0}),
+        "target_lengths": ("lengths", "B", {"low": 1.0, "high": CTC_TARGET + 1.0}),
     }
     return [
         Reading(
@@ -85,7 +86,7 @@ def _of_spellings() -> list[Reading]:
             ROWS,
             {**spelled, "logprobs": ("logprobs", axes, {}), "prediction": ("logits", axes, {})},
         )
-        for axes in ("8 B V", "B 8 V")
+        for axes in (f"{CTC_FRAMES} B V", f"B {CTC_FRAMES} V")
     ]
 
 

@@ -57,8 +57,6 @@ def _together(names: set[str]) -> list[tuple[str, set[str]]]:
         found += [("target", _NOISES)]
     if {"labels", "target", "targets"} & names and names >= _LENGTHS:
         found += [("spelled", {"labels", "target", "targets"})]
-    if any("logit" in name or "score" in name for name in names):
-        found += [("target", {"actions", "action"})]
-    if {"q_values", "q"} & names and {"actions", "action"} & names:
+    if {"q_values", "q"} & names or any("logit" in name or "score" in name for name in names):
         found += [("target", {"actions", "action"})]
     return found

@@ -10,7 +10,7 @@ from torch import nn
 from loss_conformance.cases.label_values import MULTILABEL
 from loss_conformance.cases.slot import ARGUMENT, Slot
 
-__all__ = ["SLOTS", "argument"]
+__all__ = ["CTC_FRAMES", "CTC_TARGET", "SLOTS", "argument"]
 
 _WHOLE: Final = ("token_ids", "lengths", "labels", "pairs")
 
@@ -101,20 +101,20 @@ def _gaussian(loss: Any) -> tuple[Slot, ...]:
 
 
 # Every target, and a path through any repeats in it, fits into the shortest input.
-_CTC_TARGET: Final = 3
-_CTC_FRAMES: Final = 8
+CTC_TARGET: Final = 3
+CTC_FRAMES: Final = 8
 
 
 def _ctc(loss: Any) -> tuple[Slot, ...]:
     # Labels run over the classes that are not blank.
     classes = "V" if loss.blank == 0 else str(loss.blank + 1)
     low, high = (1.0, None) if loss.blank == 0 else (0.0, float(loss.blank))
-    shortest = float(2 * _CTC_TARGET)
+    shortest = float(2 * CTC_TARGET)
     return (
-        _prediction("logprobs", f"{_CTC_FRAMES} B {classes}", name="log_probs"),
-        argument("targets", "labels", f"B {_CTC_TARGET}", low=low, high=high),
-        argument("input_lengths", "lengths", "B", low=shortest, high=_CTC_FRAMES + 1.0),
-        argument("target_lengths", "lengths", "B", low=1.0, high=_CTC_TARGET + 1.0),
+        _prediction("logprobs", f"{CTC_FRAMES} B {classes}", name="log_probs"),
+        argument("targets", "labels", f"B {CTC_TARGET}", low=low, high=high),
+        argument("input_lengths", "lengths", "B", low=shortest, high=CTC_FRAMES + 1.0),
+        argument("target_lengths", "lengths", "B", low=1.0, high=CTC_TARGET + 1.0),
     )
 
 

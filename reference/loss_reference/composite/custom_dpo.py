@@ -10,6 +10,7 @@ from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import trained_logprobs
 from loss_reference.pairs import mean_of_pairs, split_pairs
+from loss_reference.parts import with_part
 from loss_reference.preference.dpo import DPOLoss
 from loss_reference.reduction import row_weights
 from loss_reference.registry import register
@@ -20,7 +21,7 @@ __all__ = ["CustomDPOLoss", "custom_dpo", "mean_nll"]
 
 def custom_dpo(preference: Tensor, component: Tensor, weight: float = 1.0) -> Tensor:
     """Return L_dpo + w C, each of them 0-dim or one term per pair; L_dpo alone for a weight w of 0."""
-    return preference if weight == 0 else preference + weight * component
+    return with_part(preference, weight, component)
 
 
 def mean_nll(lp: Tensor, trained: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from loss_reference.contract import Contract, Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import token_constant, trained_logprobs
 from loss_reference.pairs import mean_of_pairs
+from loss_reference.parts import with_part
 from loss_reference.preference.absolute import bco_pair
 from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES, ImitatingLoss
 from loss_reference.preference.dpo import dpo
@@ -39,8 +40,7 @@ def rpo_nll(delta: Tensor, nll_w: Tensor, beta: float = 0.1, alpha: float = 1.0)
         alpha: weight of the imitation, at least 0.
     """
     preference = dpo(delta, beta)
-    # A part of weight 0 is not taken: a model may find the chosen answer impossible.
-    return preference if alpha == 0 else preference + alpha * nll_w
+    return with_part(preference, alpha, nll_w)
 
 
 def mpo(r_w: Tensor, r_l: Tensor, nll_w: Tensor, weights: tuple[float, float, float] = (0.8, 0.2, 1.0)) -> Tensor:
@@ -53,8 +53,7 @@ def mpo(r_w: Tensor, r_l: Tensor, nll_w: Tensor, weights: tuple[float, float, fl
     """
     w_p, w_q, w_g = weights
     terms = w_p * dpo(r_w - r_l, beta=1.0) + w_q * bco_pair(r_w, r_l)
-    # A part of weight 0 is not taken: a model may find the chosen answer impossible.
-    return terms if w_g == 0 else terms + w_g * nll_w
+    return with_part(terms, w_g, nll_w)
 
 
 @register("rpo_nll")

@@ -14,6 +14,7 @@ from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import next_token_logprobs, trained_logprobs
 from loss_reference.pairs import mean_of_pairs
+from loss_reference.parts import with_part
 from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES, ImitatingLoss
 from loss_reference.preference.margin import MARGIN_LOSSES, margin_loss
 from loss_reference.preference.pairwise import BETA, MONOTONE, active_pairs, pair_contract, trained_lengths
@@ -81,8 +82,7 @@ def cpo(
         loss_type: what stands in the place of the first two parts, see ``margin_loss``.
     """
     preference = margin_loss(p_w - p_l, loss_type, beta, label_smoothing)
-    # A part of weight 0 is not taken: a model may find the chosen answer impossible.
-    return preference if alpha == 0 else preference + alpha * nll_w
+    return with_part(preference, alpha, nll_w)
 
 
 def every_token(batch: Batch, like: Tensor) -> Tensor:

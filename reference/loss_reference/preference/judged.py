@@ -12,6 +12,7 @@ from loss_reference.contract import Contract, Field, Option
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import trained_logprobs
 from loss_reference.pairs import mean_of_pairs, split_pairs
+from loss_reference.parts import with_part
 from loss_reference.preference.dpo import dpo, sequence_log_ratio
 from loss_reference.preference.layout import PairedLoss
 from loss_reference.preference.margin import ipo
@@ -72,8 +73,7 @@ def xpo(judged: Tensor, p_ref: Tensor, alpha: float = 1e-5) -> Tensor:
         p_ref: log-probability the policy gives the reference's sample [N], summed over its tokens, in nats.
         alpha: weight of the optimism, at least 0.
     """
-    # A part of weight 0 is not taken: a model may find the reference's sample impossible.
-    return judged if alpha == 0 else judged + alpha * p_ref
+    return with_part(judged, alpha, p_ref)
 
 
 def sppo_soft(h_w: Tensor, h_l: Tensor, probability: Tensor, beta: float = 0.1) -> Tensor:

@@ -11,8 +11,10 @@ from loss_reference.contract import Option
 from loss_reference.groups import group_count, group_weights, mean_of_groups
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import trained_logprobs
+from loss_reference.parts import with_part
 from loss_reference.preference.groupwise import active_groups, group_contract
-from loss_reference.preference.margin import MARGIN_LOSSES, margin_loss
+from loss_reference.preference.imitation import cpo
+from loss_reference.preference.margin import MARGIN_LOSSES
 from loss_reference.preference.pairwise import trained_lengths
 from loss_reference.preference.reference_free import simpo
 from loss_reference.reduction import row_weights
@@ -46,9 +48,7 @@ def tpo(
         label_smoothing: e in [0, 1/2], read by ``"sigmoid"`` alone.
         loss_type: what stands in the place of the first two parts, see ``margin_loss``.
     """
-    preference = margin_loss(s_w - s_l, loss_type, beta, label_smoothing)
-    # A part of weight 0 is not taken: a model may find the gold answer impossible.
-    return preference if alpha == 0 else preference + alpha * nll_gold
+    return cpo(s_w, s_l, nll_gold, beta, alpha, label_smoothing, loss_type)
 
 
 def tpo_l(
@@ -64,8 +64,7 @@ def tpo_l(
         alpha: weight of the imitation, at least 0.
     """
     preference = simpo(s_w - s_l, beta, gamma)
-    # A part of weight 0 is not taken: a model may find the gold answer impossible.
-    return preference if alpha == 0 else preference + alpha * nll_gold
+    return with_part(preference, alpha, nll_gold)
 
 
 class TripleLoss(LossFunction):
