@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -77,7 +78,7 @@ class Evaluation:
         attached: whether the value depends on any trainable input through the graph.
         metrics: what else the loss returned.
         dtype: precision of the returned value.
-        sensitivity: sum |x dL/dx|, how far relative rounding of the inputs moves the value.
+        inputs: by ``Slot.key``, the entries each of ``gradients`` is taken at.
     """
 
     value: Tensor
@@ -87,7 +88,12 @@ class Evaluation:
     attached: bool = True
     metrics: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
-    sensitivity: float = 0.0
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def sensitivity(self) -> float:
+        """Return sum |x dL/dx|, how far relative rounding of the inputs moves the value."""
+        return sum(_sensitivity(x, self.gradients[key]) for key, x in self.inputs.items())
 
 
 NEVER_DIFFERENTIATED: Final = STRUCTURAL_ROLES
@@ -169,7 +175,7 @@ def evaluate(
         attached=value.requires_grad,
         metrics=metrics,
         dtype=value.dtype,
-        sensitivity=sum(_sensitivity(leaf.detach(), filled[name]) for name, leaf in leaves.items()),
+        inputs={name: leaf.detach() for name, leaf in leaves.items()},
     )
 
 

@@ -16,7 +16,6 @@ from loss_conformance.watched_state import FUNCTIONS, WATCHED
 __all__ = [
     "changed_state",
     "global_state",
-    "global_state_of_now",
     "random_numbers_from",
     "restart_random_numbers",
     "restored_global_state",
@@ -81,20 +80,22 @@ def restart_random_numbers(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def restored_global_state() -> Iterator[None]:
-    """Run the body, and put random numbers and every watched piece of state back as they were."""
+def restored_global_state() -> Iterator[Callable[[], None]]:
+    """Run the body, and put random numbers and every watched piece of state back as they were.
+
+    Yields what puts back all but the random numbers, for use in between.
+    """
     look_again()
-    put_back = global_state_of_now()
+    put_back = _global_state_of_now()
     try:
         # Functions first: some of them put the rest back.
         with functions_kept(), random_numbers_from(0):
-            yield
+            yield put_back
     finally:
         put_back()
 
 
-def global_state_of_now() -> Callable[[], None]:
-    """Return what puts every watched piece of state, random numbers left out, back as it is now."""
+def _global_state_of_now() -> Callable[[], None]:
     before = {name: read() for name, (read, _) in WATCHED.items()}
 
     def put_back() -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from loss_conformance.global_state import global_state_of_now, restart_random_numbers, restored_global_state
+from loss_conformance.global_state import restart_random_numbers, restored_global_state
 from loss_conformance.starvation import seconds_starved
 
 __all__ = ["MEMORY_BUDGET", "ForeignExit", "Limited", "TimeLimit", "contained", "out_of_memory", "sheltered"]
@@ -60,16 +60,13 @@ def sheltered(seed: int = 0) -> Iterator[Limited]:
     """
     with (
         open(os.devnull, "w") as silent,
-        restored_global_state(),
         contextlib.redirect_stdout(silent),
         contextlib.redirect_stderr(silent),
-        warnings.catch_warnings(),
+        _no_warnings(),
+        _one_thread(),
+        restored_global_state() as put_back,
         _bounded_memory(),
     ):
-        warnings.simplefilter("ignore")
-        # Cases are tiny: a second thread only waits, and waits busily when other workers want its core.
-        torch.set_num_threads(1)
-        put_back = global_state_of_now()
 
         @contextlib.contextmanager
         def limited(seconds: float) -> Iterator[None]:
@@ -81,6 +78,24 @@ def sheltered(seed: int = 0) -> Iterator[Limited]:
                 put_back()
 
         yield limited
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    # Cases are tiny: a second thread only waits, and waits busily when other workers want its core.
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 @contextlib.contextmanager

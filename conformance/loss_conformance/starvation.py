@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["seconds_starved"]
@@ -15,7 +17,18 @@ def seconds_starved(process: int | None = None) -> float:
     It waits so where other programs want the same processors. 0 where the system does not tell.
     """
     try:
-        with open(f"/proc/{process or 'self'}/schedstat") as schedstat:
-            return int(schedstat.read().split()[1]) * NANOSECOND
+        if process is None:
+            # Asked twice for every case: reading an open file again costs a tenth of opening it.
+            said = os.pread(_own_schedstat(os.getpid()), 128, 0)
+        else:
+            with open(f"/proc/{process}/schedstat", "rb") as schedstat:
+                said = schedstat.read()
+        return int(said.split()[1]) * NANOSECOND
     except (OSError, ValueError, IndexError):
         return 0.0
+
+
+@lru_cache(maxsize=1)
+def _own_schedstat(process: int) -> int:
+    # By process: what is open in a parent speaks of the parent.
+    return os.open(f"/proc/{process}/schedstat", os.O_RDONLY)

@@ -50,11 +50,7 @@ def gradient_tolerance(gradient: Tensor, case: Case, eps: float, usual: float = 
     were of that size. Rounding of an exponent moves a gradient, relatively, by the absolute rounding of the exponent.
     """
     largest = max(_finite(gradient.abs().amax()) if gradient.numel() else 0.0, usual)
-    inputs = [t for t in case.tensors.values() if t.is_floating_point() and t.numel()]
-    reach = max(
-        (_finite(t[torch.isfinite(t)].abs().amax()) for t in inputs if bool(torch.isfinite(t).any())), default=0.0
-    )
-    return _tolerance(largest * (1.0 + reach), case, eps)
+    return _tolerance(largest * (1.0 + case.reach), case, eps)
 
 
 def _tolerance(magnitude: float, case: Case, eps: float) -> Tolerance:

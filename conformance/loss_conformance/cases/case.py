@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -88,10 +89,16 @@ class Case:
         """m = trained * rows, [B, S]: the weight of every token."""
         return self.trained.to(self.rows) * self.rows[:, None]
 
-    @property
+    @cached_property
     def terms(self) -> int:
         """How many numbers a loss may add up: the entries of its largest input."""
         return max((t.numel() for t in self.tensors.values() if t.is_floating_point()), default=1)
+
+    @cached_property
+    def reach(self) -> float:
+        """max |x| over the finite entries of all inputs."""
+        finite = [t[torch.isfinite(t)].abs() for t in self.tensors.values() if t.is_floating_point()]
+        return max((float(t.amax()) for t in finite if t.numel()), default=0.0)
 
     def cast(self, dtype: torch.dtype) -> Case:
         """Return the same case with every floating-point tensor in ``dtype``."""
