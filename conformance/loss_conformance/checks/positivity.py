@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from loss_conformance.checks.descent import descended, table_is_known
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, Trial
@@ -25,6 +26,11 @@ EVERYWHERE: Final = (
 
 LARGE: Final = ("logits", "values")
 """Roles of trained numbers that a model may make as large as it likes."""
+
+NO_MINIMUM: Final = "Contract(lower_bound=float('-inf'))"
+STEPS: Final = 20
+LEARNING_RATE: Final = 0.5
+"""Ten units of a logit in all: from typical to certain."""
 
 
 @check(
@@ -50,10 +56,12 @@ def lower_bound(trial: Trial) -> None:
             f"at least {number(bound)}",
             tolerance=tolerance,
             guessed=not promised and (trial.foreign or not _always_below(trial, bound)),
-            declare="" if promised else "Contract(lower_bound=float('-inf'))",
+            declare="" if promised else NO_MINIMUM,
         )
-    if promised and trial.case.plan is not None and trial.case.plan.situation == "typical":
-        _hold_where_one_is_large(trial, bound)
+    if trial.case.plan is not None and trial.case.plan.situation == "typical":
+        if promised:
+            _hold_where_one_is_large(trial, bound)
+        _hold_where_training_leads(trial, bound, promised)
 
 
 @check(
@@ -89,6 +97,25 @@ def _hold_where_one_is_large(trial: Trial, bound: float) -> None:
                 raise Broken(
                     got.value, f"at least {number(bound)}", changed=f"{slot.key} {change}", tolerance=tolerance
                 )
+
+
+def _hold_where_training_leads(trial: Trial, bound: float, promised: bool) -> None:
+    """Demand the bound all the way down the gradient: nothing looks for what lies below it as hard as an optimiser."""
+    slots = [slot for slot in trial.case.slots() if slot.key in trial.base.gradients]
+    if not slots or not all(table_is_known(slot) for slot in slots):
+        return
+    for step, got in enumerate(descended(trial, slots, LEARNING_RATE, STEPS)):
+        tolerance = trial.value_tolerance(got)
+        if float(got.value) < bound - tolerance.bound:
+            changed = f"after {step} steps down the gradient, the steepest entry moved by {LEARNING_RATE:g} in each"
+            raise Broken(
+                got.value,
+                f"at least {number(bound)}",
+                changed=changed,
+                tolerance=tolerance,
+                guessed=not promised,
+                declare="" if promised else NO_MINIMUM,
+            )
 
 
 def _unbounded(trial: Trial, fact: str, nothing: float) -> str | None:

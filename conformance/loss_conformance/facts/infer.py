@@ -63,7 +63,8 @@ def infer(schema: Schema, known: Facts, coupling: Coupling = Coupling.UNKNOWN) -
         facts["level"] = ("pair", f"measured: {coupling}")
     elif family in ("preference", "reward") and coupling is Coupling.UNKNOWN and not (_UNPAIRED & kinds):
         facts["level"] = ("pair", f"a {family} loss without labels compares pairs")
-    if family in _NON_NEGATIVE:
+    rewarded = "family" in facts and "batch.rewards" in kinds  # two answers to a prompt, graded, are a pair as well
+    if family in _NON_NEGATIVE and not rewarded and not known.contract.surrogate_gradient:
         facts["lower_bound"] = (0.0, f"{family} losses are usually at least 0")
     if family == "contrastive" and coupling is Coupling.UNKNOWN:
         facts["coupled"] = (True, "a contrastive term compares rows")
