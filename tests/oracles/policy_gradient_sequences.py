@@ -209,11 +209,15 @@ def vespo_gradient(
     return spread(terms, batch, "token_mean", None)
 
 
-def gmpo(batch: Fields, outputs: Fields, *, clip_low: float = 0.4, clip_high: float = 0.4) -> float:
-    """l_b = -exp(sum_t tm c_t / n) (sum_t tm A_t / n), mean over sequences.
+def gmpo(
+    batch: Fields, outputs: Fields, *, clip_low: float = 0.4, clip_high: float = 0.4, divisor: str = "sequences"
+) -> float:
+    """l_b = -exp(sum_t tm c_t / n) (sum_t tm A_t / n), mean over sequences; over all rows there are where divisor is rows.
 
     c_t = min(delta, clip_high) where A_t > 0, max(delta, -clip_low) where A_t < 0, delta where A_t = 0.
     """
+    if divisor not in ("sequences", "rows"):
+        raise ValueError(f"unknown divisor {divisor!r}")
     rows = batch["token_mask"].shape[0]
     total = 0.0
     for row in range(rows):
@@ -234,4 +238,4 @@ def gmpo(batch: Fields, outputs: Fields, *, clip_low: float = 0.4, clip_high: fl
         n = max(trained_tokens(batch, row), 1.0)
         if advantage_sum != 0.0:
             total += row_weight(batch, row) * -exp(log_sum / n) * (advantage_sum / n)
-    return total / sequence_count(batch, rows)
+    return total / (sequence_count(batch, rows) if divisor == "sequences" else rows)

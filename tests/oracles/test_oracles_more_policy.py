@@ -250,6 +250,14 @@ def test_gmpo_by_hand() -> None:
     batch, outputs = ratios(arr([1.0], [1.0]), arr([3.0], [NAN]))
     batch["token_mask"][1] = arr([1, 0])
     assert gmpo(batch, outputs) == near(-1.5)
+    # Of weight 0 it is absent, unless all rows there are count, whatever number is given for the whole batch.
+    batch["sample_mask"] = arr(1, 0)
+    assert gmpo(batch, outputs) == near(-3)
+    batch["global_valid_seqs"] = np.array(6.0)
+    assert gmpo(batch, outputs) == near(-0.5)
+    assert gmpo(batch, outputs, divisor="rows") == near(-1.5)
+    with pytest.raises(ValueError, match="unknown divisor 'row'"):
+        gmpo(batch, outputs, divisor="row")
 
 
 def test_one_token_reductions() -> None:
@@ -412,7 +420,7 @@ def test_default_settings() -> None:
     assert [defaults(f) for f in (gspo, gspo_token_gradient)] == [small | {"log_ratio_max": None} | by_row] * 2
     assert [defaults(f) for f in (sapo, sapo_gradient)] == [{"tau_pos": 1.0, "tau_neg": 1.05} | unclamped | by_row] * 2
     assert [defaults(f) for f in (vespo, vespo_gradient)] == [four_settings] * 2
-    assert defaults(gmpo) == {"clip_low": 0.4, "clip_high": 0.4}
+    assert defaults(gmpo) == {"clip_low": 0.4, "clip_high": 0.4, "divisor": "sequences"}
     assert defaults(value_clipped) == {"scale": 1.0, "value_clip": 0.2, "normalizer": "global"}
 
 
