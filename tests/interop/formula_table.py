@@ -75,8 +75,7 @@ NEMO_RL: Final = (
     NeMo(
         "dpo_norm",
         counterpart="DPOLossFn, preference_average_log_probs=True",
-        option={"beta": 0.05},
-        note="the reference is rolled by one token there, as `dpo` can take it",
+        option={"beta": 0.05, "rolled_reference": True},
     ),
     NeMo("bradley_terry", counterpart="loss of the reward model"),
     NeMo("ppo_clip", counterpart="ClippedPGLossFn"),
