@@ -62,7 +62,10 @@ def discopop(delta: Tensor, beta: float = 0.1, tau: float = 0.05) -> Tensor:
         tau: width of the blend in (0, 1]; above 1 the exponential term would win for x -> -inf.
     """
     x = beta * delta
-    return -torch.sigmoid(-x / tau) * F.logsigmoid(x) + torch.exp(F.logsigmoid(x / tau) - x)
+    lost = x == -torch.inf  # there w is 0, and both terms would be of 0 times inf
+    blended = x.masked_fill(lost, 0.0)
+    w_not, log_w = torch.sigmoid(-blended / tau), F.logsigmoid(blended / tau)
+    return torch.where(lost, -F.logsigmoid(x), -w_not * F.logsigmoid(blended) + torch.exp(log_w - blended))
 
 
 @register("hinge_dpo")

@@ -12,7 +12,7 @@ from torch import Tensor
 from loss_reference.contract import Contract, Option
 from loss_reference.groups import group_weights, mean_of_groups, split_groups
 from loss_reference.interface import Batch, LossFunction, Outputs
-from loss_reference.log_sums import logsumexp_where
+from loss_reference.log_sums import logsumexp_where, sole_infinite
 from loss_reference.reduction import keep_active, row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
@@ -58,9 +58,11 @@ def plackett_luce(r: Tensor, true: Tensor) -> Tensor:
     r = r.gather(-1, true.argsort(dim=-1, descending=True, stable=True))
     K = r.shape[-1]
     remaining = torch.ones(K, K, dtype=torch.bool, device=r.device).triu()
-    log_sums = logsumexp_where(r.unsqueeze(-2).expand(*r.shape, K), remaining)
+    left = r.unsqueeze(-2).expand(*r.shape, K)
+    certain = (r == torch.inf) & sole_infinite(left, remaining)  # its term would be inf - inf
+    terms = torch.where(certain, 0.0, logsumexp_where(left, remaining) - r)
     # The last is drawn with certainty, even where its score is -inf and its term would be inf - inf.
-    return (log_sums - r)[..., :-1].sum(dim=-1)
+    return terms[..., :-1].sum(dim=-1)
 
 
 class RankingLoss(LossFunction):
