@@ -125,6 +125,8 @@ class GSPOTokenLoss(GSPOLoss):
     Inputs, shapes, range, config and errors as ``GSPOLoss``, and the same value. dl_b/dlp_t = -A_t s / n_b, which is that
     of ``GSPOLoss`` where A is constant within the sequence; 0 where clipped. It is not the gradient of the value.
 
+    Terms: ``gspo`` of ``gspo_token_log_ratio``.
+
     Source: arXiv 2507.18071, eq. 13 and 14; verl ``gspo``, with ``log_ratio_max=10``.
     """
 

@@ -55,6 +55,8 @@ class GPGLoss(ReinforceLoss):
 
     Inputs, shapes, range, gradient, config and errors as ``ReinforceLoss``; no old policy, no clip, no penalty.
 
+    Terms: ``reinforce``.
+
     Source: arXiv 2504.02546; verl ``gpg``.
     """
 

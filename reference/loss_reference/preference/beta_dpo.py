@@ -57,6 +57,8 @@ class BetaDPOLoss(PairedLoss):
 
     Config: ``beta`` (0.1, above 0); ``a`` (0.6, at least 0); ``ema`` (0.9, from 0 to 1).
 
+    Terms: ``dpo`` with ``beta_of_batch``.
+
     Source: arXiv 2407.08639.
     """
 

@@ -120,6 +120,8 @@ class DPONormLoss(ReferencedPairsLoss, PairLoss):
     Config: ``beta`` (0.1, above 0; Open-Instruct uses 5); ``rolled_reference`` (False; True for the reference that NeMo RL
     hands its ``DPOLossFn``, rolled by one token, see ``DPOLoss``).
 
+    Terms: ``dpo`` of the means.
+
     Source: arXiv 2411.15124; TRL ``sigmoid_norm``, NeMo RL ``preference_average_log_probs``.
     """
 

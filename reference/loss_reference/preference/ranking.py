@@ -51,6 +51,8 @@ class PlackettLuceDPOLoss(GroupLoss):
 
     Config: ``group_size`` K (2, at least 2); ``beta`` (0.1, above 0).
 
+    Terms: ``plackett_luce`` of r.
+
     Source: arXiv 2305.18290, appendix (Plackett-Luce model).
     """
 

@@ -112,6 +112,8 @@ class AllPairsKLoss(RankingLoss):
     ones are equal; a pair of equal true rewards says nothing and still counts in the mean. For K = 2 and unequal true
     rewards it is ``bradley_terry``. Every pair has the same weight, and so has every prompt however many answers it has.
 
+    Terms: ``all_pairs``.
+
     Source: arXiv 2203.02155, eq. 1.
     """
 
@@ -129,6 +131,8 @@ class PlackettLuceRMLoss(RankingLoss):
     Inputs, config and errors as in ``RankingLoss``. In nats per group, at least 0, log K! at equal predicted rewards;
     ``bradley_terry`` for K = 2. Of answers with equal true rewards the earlier one counts as better: a tie is not left
     open. Only differences of predicted rewards within a group matter.
+
+    Terms: ``plackett_luce``.
 
     Source: the likelihood of a ranking under the Plackett-Luce model.
     """
