@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loss_reference.plackett_luce import plackett_luce
 from loss_reference.preference.groupwise import GroupLoss, group_contract
 from loss_reference.preference.pairwise import BETA
 from loss_reference.registry import register
-from loss_reference.reward.ranking import plackett_luce
 from loss_reference.settings import Setting
 
 __all__ = ["LARGEST_LABEL", "LiPOLoss", "PlackettLuceDPOLoss", "lambda_weights", "lipo", "plackett_luce"]

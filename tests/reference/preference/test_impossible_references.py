@@ -10,7 +10,7 @@ import torch
 
 from loss_reference import registry
 from loss_reference.log_sums import logsumexp_where
-from loss_reference.reward.ranking import plackett_luce
+from loss_reference.plackett_luce import plackett_luce
 from tests.reference.cases import Tensors, value_and_gradient
 from tests.reference.preference.answers import one_token
 
