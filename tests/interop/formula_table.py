@@ -75,8 +75,7 @@ NEMO_RL: Final = (
     NeMo(
         "dpo_norm",
         counterpart="DPOLossFn, preference_average_log_probs=True",
-        option={"beta": 0.05},
-        note="the reference is rolled by one token there, as `dpo` can take it",
+        option={"beta": 0.05, "rolled_reference": True},
     ),
     NeMo("bradley_terry", counterpart="loss of the reward model"),
     NeMo("ppo_clip", counterpart="ClippedPGLossFn"),
@@ -130,6 +129,12 @@ NEMO_RL: Final = (
         note="the teacher's columns are chosen per microbatch",
     ),
     NeMo("xtoken_gold", counterpart="CrossTokenizerDistillationLossFn, gold"),
+    NeMo(
+        "multi_teacher",
+        counterpart="several teachers of the student's tokenizer, normalize_by_vocab=True",
+        option={"vocabulary_sizes": [128256, 151936]},
+        note="`vocabulary_sizes` are those of the teachers at hand",
+    ),
     NeMo("dynamic_loss_scaling", counterpart="CrossTokenizerDistillationLossFn, dynamic_loss_scaling=True"),
     NeMo(
         "iw_opd",
@@ -183,6 +188,22 @@ OTHERS: Final = (
         counterpart='GRPOTrainer, loss_type="luspo", beta=0.04',
         option={"reference_policy_kl_penalty": 0.04, "padding": "counted"},
     ),
+    Trl(
+        "vespo",
+        counterpart='GRPOTrainer, loss_type="vespo", vllm_importance_sampling_mode="token_truncate"',
+        option={"importance_sampling": "token_truncate"},
+    ),
+    Trl(
+        "vespo",
+        counterpart='GRPOTrainer, loss_type="vespo", vllm_importance_sampling_mode="token_mask"',
+        option={"importance_sampling": "token_mask"},
+    ),
+    Trl(
+        "hybrid_uld",
+        counterpart="GOLDTrainer, use_extended_uld=True",
+        option={"merge": "observed"},
+        note="the alignment of both texts is the caller's, as chunk ids",
+    ),
     Kernel("label_smoothed_ce", counterpart="LigerCrossEntropyLoss(label_smoothing=0.1)"),
     Kernel(
         "label_smoothed_ce",
@@ -197,6 +218,13 @@ OTHERS: Final = (
         note="a token weighs what its class does",
     ),
     Kernel("dft", counterpart="LigerFusedLinearCrossEntropyLoss(use_token_scaling=True)"),
+    Reading(
+        "gmpo",
+        "verl, older",
+        "geo_mean",
+        {"divisor": "rows", "ratio_clip_min": 0.2, "ratio_clip_max": 0.2},
+        note="every row has the weight 1 there",
+    ),
     Reading("dr_grpo", "verl, older", "seq-mean-token-sum-norm", {"divisor": "length", "max_length": 1024.0}),
     Tune(
         "grpo",

@@ -66,10 +66,11 @@ def multi_teacher(
     aggregation: str = "sum",
     weights: Sequence[float] | None = None,
     kl_type: str = "forward",
+    vocabulary_sizes: Sequence[int] | None = None,
 ) -> float:
     """distillation from teachers_logits [B, S, M, V]; weights all 1 unless given.
 
-    sum              sum_i w_i KL_i
+    sum              sum_i w_i KL_i, w_i log(V_i) / log(min V) in the place of w_i with vocabulary_sizes V
     averaged_logits  the KL to the one teacher of averaged_teacher
     select_teacher   the KL to the teacher of the least nll on the batch's own tokens, the first of equals
     """
@@ -79,6 +80,9 @@ def multi_teacher(
     if len(shares) != count:
         raise ValueError(f"{len(shares)} weights for {count} teachers")
     if aggregation == "sum":
+        if vocabulary_sizes is not None:
+            smallest = math.log(min(vocabulary_sizes))
+            shares = [w * math.log(size) / smallest for w, size in zip(shares, vocabulary_sizes, strict=True)]
         parts = [w * distilled(batch, outputs, logits[:, :, i], kl_type) for i, w in enumerate(shares) if w != 0.0]
         return sum(parts, 0.0)
     if aggregation == "averaged_logits":

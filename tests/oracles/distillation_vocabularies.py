@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .auxiliary import largest
-from .counts import Fields, TokenTerms, aggregate, live_tokens, row_weight
+from .counts import Fields, TokenTerms, aggregate, live_tokens, row_weight, sequence_count
 from .distillation import kl
 from .distillation_divergences import jensen_shannon
 from .distillation_topk import tempered
@@ -89,6 +89,64 @@ def hybrid_uld(
             value += rest_weight * distance
         terms[b, t] = value
     return aggregate(terms, batch, "seq_mean_token_mean", None)
+
+
+def merged_logprobs(rows: list[list[float]], tokens: Sequence[int]) -> list[float]:
+    """log of p_first(v) prod_j max(p_j(y_j), 1e-8) over the later positions j of a chunk.
+
+    rows holds log p of the chunk's positions in order, tokens the token that follows each of them.
+    """
+    factor = math.prod(max(math.exp(row[y]), 1e-8) for row, y in zip(rows[1:], tokens[1:], strict=True))
+    return [x + math.log(factor) for x in rows[0]]
+
+
+def hybrid_uld_merged(
+    batch: Fields,
+    outputs: Fields,
+    *,
+    vocabulary_map: Sequence[int] | None = None,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+) -> float:
+    """hybrid_uld of merged chunks, the mean over rows of the means over a row's chunks weighed by chunk_valid.
+
+    Position t predicts token t + 1, so the last position of either side is in no chunk. A chunk without a position on
+    either side is left out.
+    """
+    rows = outputs["logits"].shape[0]
+    sides = {}
+    for side, scores, ids in (
+        ("student", outputs["logits"], batch["input_ids"]),
+        ("teacher", batch["teacher_logits"], batch["teacher_input_ids"]),
+    ):
+        for b in range(rows):
+            for c in range(batch["chunk_valid"].shape[1]):
+                at = [t for t in range(scores.shape[1] - 1) if int(batch[f"{side}_chunk_ids"][b, t]) == c]
+                sides[side, b, c] = (scores, b, at, [int(ids[b, t + 1]) for t in at])
+    pairs = counterparts(vocabulary_map, int(outputs["logits"].shape[-1]), int(batch["teacher_logits"].shape[-1]))
+    share = len(pairs) / int(batch["teacher_logits"].shape[-1])
+    total = 0.0
+    for row in range(rows):
+        weighed, weights = 0.0, 0.0
+        for c in range(batch["chunk_valid"].shape[1]):
+            valid = float(batch["chunk_valid"][row, c])
+            both = [sides[side, row, c] for side in ("teacher", "student")]
+            if row_weight(batch, row) == 0.0 or valid == 0.0 or not both[0][2] or not both[1][2]:
+                continue
+            log_p, log_q = (
+                merged_logprobs([log_softmax([float(z) / temperature for z in x[b, t]]) for t in at], tokens)
+                for x, b, at, tokens in both
+            )
+            matched = jensen_shannon([log_p[u] for _, u in pairs], [log_q[v] for v, _ in pairs], beta)
+            rest = sorted_distance(
+                [log_p[u] for u in unmatched(len(log_p), [u for _, u in pairs])],
+                [log_q[v] for v in unmatched(len(log_q), [v for v, _ in pairs])],
+            )
+            weighed += valid * (share * matched + (1.0 - share) * rest)
+            weights += valid
+        if weights != 0.0:
+            total += row_weight(batch, row) * weighed / weights
+    return total / sequence_count(batch, rows)
 
 
 Chunk = tuple[int, float, list[int], list[int]]  # row, weight, the student's positions, the teacher's positions

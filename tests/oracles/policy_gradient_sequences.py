@@ -132,17 +132,44 @@ def luspo(
     return value + reference_policy_kl_penalty * total / sequence_count(batch, rows)
 
 
-def vespo_weights(
-    batch: Fields, outputs: Fields, k_pos: float, lambda_pos: float, k_neg: float, lambda_neg: float
-) -> TokenTerms:
-    """phi = exp(lambda + k log W - lambda W), log W = clamp(sum_t tm clamp(delta, -20, 20), log 1e-8, 20).
+def summed_importance(batch: Fields, mode: str, is_max: float) -> list[float]:
+    """sum_t tm log max(v, 1e-8) of every row, v of r = e^{lp_old - lp_gen} and at most e^20.
 
-    (k, lambda) = (k_pos, lambda_pos) where A >= 0, else (k_neg, lambda_neg).
+    none            v = 1
+    token_truncate  v = min(r, is_max)
+    token_mask      v = r where r <= is_max, else 0
+    """
+    if mode not in ("none", "token_truncate", "token_mask"):
+        raise ValueError(f"unknown importance_sampling {mode!r}")
+    sums = [0.0] * batch["token_mask"].shape[0]
+    for b, t in live_tokens(batch):
+        if mode == "none":
+            continue
+        r = exp(float(batch["prev_logprobs"][b, t + 1]) - float(batch["generation_logprobs"][b, t + 1]))
+        v = r if r <= is_max else (is_max if mode == "token_truncate" else 0.0)
+        sums[b] += float(batch["token_mask"][b, t + 1]) * math.log(min(max(v, 1e-8), math.exp(20.0)))
+    return sums
+
+
+def vespo_weights(
+    batch: Fields,
+    outputs: Fields,
+    k_pos: float,
+    lambda_pos: float,
+    k_neg: float,
+    lambda_neg: float,
+    importance_sampling: str = "none",
+    is_max: float = 3.0,
+) -> TokenTerms:
+    """phi = exp(lambda + k log W - lambda W), log W = clamp(sum_t tm clamp(delta, -20, 20) + importance, log 1e-8, 20).
+
+    (k, lambda) = (k_pos, lambda_pos) where A >= 0, else (k_neg, lambda_neg); importance as in summed_importance.
     """
     phis: TokenTerms = {}
     sums = summed_log_ratios(batch, outputs, 20.0)
+    importance = summed_importance(batch, importance_sampling, is_max)
     for b, t in live_tokens(batch):
-        log_w = min(max(sums[b], math.log(1e-8)), 20.0)
+        log_w = min(max(sums[b] + importance[b], math.log(1e-8)), 20.0)
         positive = advantage_at(batch, b, t) >= 0.0
         k, lam = (k_pos, lambda_pos) if positive else (k_neg, lambda_neg)
         phis[b, t] = exp(lam + k * log_w - lam * math.exp(log_w))
@@ -157,10 +184,11 @@ def vespo(
     lambda_pos: float = 3.0,
     k_neg: float = 3.0,
     lambda_neg: float = 2.0,
+    **importance: Any,
 ) -> float:
     """l = -sg(phi) A lp by token_mean."""
     terms: TokenTerms = {}
-    for (b, t), phi in vespo_weights(batch, outputs, k_pos, lambda_pos, k_neg, lambda_neg).items():
+    for (b, t), phi in vespo_weights(batch, outputs, k_pos, lambda_pos, k_neg, lambda_neg, **importance).items():
         terms[b, t] = -phi * advantage_at(batch, b, t) * next_token_logprob(batch, outputs, b, t)
     return aggregate(terms, batch, "token_mean", None)
 
@@ -173,18 +201,23 @@ def vespo_gradient(
     lambda_pos: float = 3.0,
     k_neg: float = 3.0,
     lambda_neg: float = 2.0,
+    **importance: Any,
 ) -> NDArray[Any]:
     """dl/dlp = -phi A."""
-    phis = vespo_weights(batch, outputs, k_pos, lambda_pos, k_neg, lambda_neg)
+    phis = vespo_weights(batch, outputs, k_pos, lambda_pos, k_neg, lambda_neg, **importance)
     terms = {(b, t): -phi * advantage_at(batch, b, t) for (b, t), phi in phis.items()}
     return spread(terms, batch, "token_mean", None)
 
 
-def gmpo(batch: Fields, outputs: Fields, *, clip_low: float = 0.4, clip_high: float = 0.4) -> float:
-    """l_b = -exp(sum_t tm c_t / n) (sum_t tm A_t / n), mean over sequences.
+def gmpo(
+    batch: Fields, outputs: Fields, *, clip_low: float = 0.4, clip_high: float = 0.4, divisor: str = "sequences"
+) -> float:
+    """l_b = -exp(sum_t tm c_t / n) (sum_t tm A_t / n), mean over sequences; over all rows there are where divisor is rows.
 
     c_t = min(delta, clip_high) where A_t > 0, max(delta, -clip_low) where A_t < 0, delta where A_t = 0.
     """
+    if divisor not in ("sequences", "rows"):
+        raise ValueError(f"unknown divisor {divisor!r}")
     rows = batch["token_mask"].shape[0]
     total = 0.0
     for row in range(rows):
@@ -205,4 +238,4 @@ def gmpo(batch: Fields, outputs: Fields, *, clip_low: float = 0.4, clip_high: fl
         n = max(trained_tokens(batch, row), 1.0)
         if advantage_sum != 0.0:
             total += row_weight(batch, row) * -exp(log_sum / n) * (advantage_sum / n)
-    return total / sequence_count(batch, rows)
+    return total / (sequence_count(batch, rows) if divisor == "sequences" else rows)

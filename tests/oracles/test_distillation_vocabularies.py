@@ -8,7 +8,15 @@ import pytest
 
 from .distillation import forward_kl
 from .distillation_divergences import generalized_jsd, tvd
-from .distillation_vocabularies import hybrid_uld, sorted_distance, uld, xtoken_gold, xtoken_pkl
+from .distillation_vocabularies import (
+    hybrid_uld,
+    hybrid_uld_merged,
+    merged_logprobs,
+    sorted_distance,
+    uld,
+    xtoken_gold,
+    xtoken_pkl,
+)
 from .shared_rules import check_absence, check_token_rules
 from .supervised import nll
 from .test_distillation_divergences import EVEN, FORWARD, LOG3, position, scored
@@ -50,6 +58,46 @@ def test_uld_laws() -> None:
     in_order: Data = {"logits": np.sort(outputs["logits"], -1)}
     assert uld(sorted_case, in_order) == near(2 * tvd(sorted_case, in_order))
     assert uld(batch, outputs) <= 2 * tvd(batch, outputs)
+
+
+def test_merging_by_hand() -> None:
+    # First (3/5, 3/10, 1/10), then token 1 at 1/2: half of the first.
+    rows = [[math.log(x) for x in (0.6, 0.3, 0.1)], [math.log(x) for x in (0.2, 0.5, 0.3)]]
+    assert [math.exp(x) for x in merged_logprobs(rows, [0, 1])] == near_list([0.3, 0.15, 0.05])
+    assert merged_logprobs(rows[:1], [2]) == rows[0]
+    far = [[math.log(0.5), math.log(0.5)], [math.log(1e-12), 0.0]]
+    assert [math.exp(x) for x in merged_logprobs(far, [0, 0])] == near_list([0.5e-8, 0.5e-8])
+
+
+def near_list(expected: list[float]) -> Any:
+    return pytest.approx(expected, rel=1e-12, abs=0)
+
+
+def test_merged_chunks_by_hand() -> None:
+    # The student's two positions (1/2, 1/2) and (1/4, 3/4) spell what the teacher's one (1/5, 4/5) does: (1/8, 1/8).
+    batch: Data = {
+        "input_ids": np.array([[1, 1, 0, 1]]),
+        "teacher_logits": arr([[0.0, 2 * LOG2], [NAN, NAN]]),
+        "teacher_input_ids": np.array([[0, 1]]),
+        "student_chunk_ids": np.array([[0, 0, -1, 0]]),
+        "teacher_chunk_ids": np.array([[0, 0]]),
+        "chunk_valid": arr([1]),
+    }
+    outputs: Data = {"logits": arr([[0.0, 0.0], [0.0, LOG3], [NAN, NAN], [NAN, NAN]])}
+    got = hybrid_uld_merged(batch, outputs, vocabulary_map=[-1, -1])
+    assert got == near((0.8 - 0.125) + (0.2 - 0.125))
+    forward = 0.2 * math.log(0.2 / 0.125) + 0.8 * math.log(0.8 / 0.125)
+    assert hybrid_uld_merged(batch, outputs, beta=0.0) == near(forward)
+    assert hybrid_uld_merged({**batch, "chunk_valid": arr([0])}, outputs) == 0.0
+
+
+def test_chunks_of_one_position_are_not_merged() -> None:
+    batch, outputs = scored(111)
+    batch["token_mask"] = np.ones((4, 6))
+    each = np.tile(np.arange(6), (4, 1))
+    chunks: Data = {"student_chunk_ids": each, "teacher_chunk_ids": each, "chunk_valid": np.ones((4, 6))}
+    merged_too: Data = {**batch, **chunks, "teacher_input_ids": batch["input_ids"]}
+    assert hybrid_uld_merged(merged_too, outputs, temperature=0.7) == near(hybrid_uld(batch, outputs, temperature=0.7))
 
 
 def test_hybrid_by_hand() -> None:

@@ -215,6 +215,26 @@ def test_vespo_by_hand() -> None:
     assert vespo_gradient(batch, outputs) == near_array(arr([0, 0]))
 
 
+def test_vespo_with_the_ratio_to_the_generating_policy() -> None:
+    # W = 1/2 without it; k = 1 and lambda = 0 make phi = W.
+    batch, outputs = ratios(arr([2.0, 0.25]), arr([2, -3]))
+    plain: dict[str, Any] = {"k_pos": 1.0, "lambda_pos": 0.0, "k_neg": 1.0, "lambda_neg": 0.0}
+    for factors, mode, is_max, expected in (
+        ([3.0, 0.5], "token_truncate", 4.0, 0.5 * 3 * 0.5),
+        ([3.0, 0.5], "token_truncate", 2.0, 0.5 * 2 * 0.5),
+        ([3.0, 0.5], "token_mask", 3.0 + 1e-9, 0.5 * 3 * 0.5),
+        ([4.0, 16.0], "token_mask", 8.0, 1e-8 * 2),
+        ([1e-12, 16.0], "token_truncate", 8.0, 1e-8 * 4),
+        ([1e12, 1.0], "token_truncate", 1e30, 0.5 * math.exp(20.0)),
+        ([3.0, 0.5], "none", 2.0, 0.5),
+    ):
+        batch["generation_logprobs"] = batch["prev_logprobs"] - np.log([[1.0, *factors]])
+        gradient = vespo_gradient(batch, outputs, importance_sampling=mode, is_max=is_max, **plain)
+        assert gradient == pytest.approx(np.array([[-2, 3]]) * expected / 2, rel=1e-9, abs=0)
+    with pytest.raises(ValueError, match="unknown importance_sampling 'row'"):
+        vespo(batch, outputs, importance_sampling="row")
+
+
 def test_gmpo_by_hand() -> None:
     # A = 1: log-ratios log 2 and -1 are min(log 2, 0.4) and -1: exp(-0.3). A = -2: log 2 and max(-1, -0.4).
     batch, outputs = ratios(arr([2.0, math.exp(-1)]), arr([1, 1]))
@@ -230,6 +250,14 @@ def test_gmpo_by_hand() -> None:
     batch, outputs = ratios(arr([1.0], [1.0]), arr([3.0], [NAN]))
     batch["token_mask"][1] = arr([1, 0])
     assert gmpo(batch, outputs) == near(-1.5)
+    # Of weight 0 it is absent, unless all rows there are count, whatever number is given for the whole batch.
+    batch["sample_mask"] = arr(1, 0)
+    assert gmpo(batch, outputs) == near(-3)
+    batch["global_valid_seqs"] = np.array(6.0)
+    assert gmpo(batch, outputs) == near(-0.5)
+    assert gmpo(batch, outputs, divisor="rows") == near(-1.5)
+    with pytest.raises(ValueError, match="unknown divisor 'row'"):
+        gmpo(batch, outputs, divisor="row")
 
 
 def test_one_token_reductions() -> None:
@@ -392,7 +420,7 @@ def test_default_settings() -> None:
     assert [defaults(f) for f in (gspo, gspo_token_gradient)] == [small | {"log_ratio_max": None} | by_row] * 2
     assert [defaults(f) for f in (sapo, sapo_gradient)] == [{"tau_pos": 1.0, "tau_neg": 1.05} | unclamped | by_row] * 2
     assert [defaults(f) for f in (vespo, vespo_gradient)] == [four_settings] * 2
-    assert defaults(gmpo) == {"clip_low": 0.4, "clip_high": 0.4}
+    assert defaults(gmpo) == {"clip_low": 0.4, "clip_high": 0.4, "divisor": "sequences"}
     assert defaults(value_clipped) == {"scale": 1.0, "value_clip": 0.2, "normalizer": "global"}
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
+import pkgutil
+import re
 
 import pytest
 import torch
 
+import loss_reference
+from loss_reference import LossFunction, registry
 from loss_reference.composite.actor_critic import actor_critic_total
 from loss_reference.composite.adaptive import adaptive
 from loss_reference.composite.combine import weighted_sum
@@ -18,6 +24,7 @@ from loss_reference.composite.uncertainty_weighting import uncertainty_weighting
 from loss_reference.contrastive.distances import margin_contrastive
 from loss_reference.contrastive.two_views import clip_symmetric, n_pairs
 from loss_reference.distillation.hinton_kd import hinton_kd
+from loss_reference.distillation.minillm import minillm
 from loss_reference.distillation.self_distillation import sdpo
 from loss_reference.distillation.uld import uld
 from loss_reference.policy_gradient.cispo import cispo
@@ -27,15 +34,17 @@ from loss_reference.policy_gradient.vespo import vespo
 from loss_reference.preference.f_divergence import fdpo_alpha, fdpo_forward_kl, fdpo_js
 from loss_reference.preference.imitation import cpo, orpo
 from loss_reference.preference.judged import online_dpo, xpo
-from loss_reference.preference.reference_free import alphapo, slic_hf
+from loss_reference.preference.reference_free import alphapo, simpo, slic_hf
 from loss_reference.preference.rrhf import rrhf
 from loss_reference.preference.triple import tpo, tpo_l
 from loss_reference.preference.unpaired import kto
 from loss_reference.preference.wpo import wpo
 from loss_reference.supervised.mtp_ce import mtp_ce
 from loss_reference.supervised.weighted_nll import weighted_nll
+from tests.conformance.checks.every_reference import LOSSES
 
 INF = float("inf")
+PACKAGE = "loss_reference."
 
 
 def test_a_token_of_weight_0_is_absent_whatever_its_log_probability() -> None:
@@ -84,6 +93,12 @@ def test_clipped_terms_and_what_they_are_divided_by() -> None:
     assert bnpo(rho, A, torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
 
 
+def test_minillm_takes_a_step_beside_the_answer() -> None:
+    rho, A, kl = torch.tensor([1.5, 0.5]), torch.tensor([2.0, -2.0]), torch.tensor([3.0, INF])
+    torch.testing.assert_close(minillm(rho, A, kl, 0.5)[:1], torch.tensor([-2.4 + 1.5]))
+    torch.testing.assert_close(minillm(rho, A, kl, 0.0, 0.5, 0.5), torch.tensor([-3.0, 1.0]))
+
+
 def test_luspo_sums_over_the_answer() -> None:
     policy, m = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[1.0, 0.5, 0.0]])
     k = torch.tensor([[3.0, 0.0, 5.0]])
@@ -99,6 +114,7 @@ def test_preference_and_imitation() -> None:
     assert cpo(p_w, p_l, nll_w, alpha=0.5).item() == pytest.approx(log_2 + 1.5)
     assert cpo(p_w, p_l, nll_w, beta=0.5, loss_type="ipo").item() == pytest.approx(1 + 3)
     assert cpo(p_w + 10, p_l, nll_w, 1.0, 0.0, 0.25).item() == pytest.approx(math.log1p(math.exp(-10)) + 2.5)
+    assert simpo(p_w - p_l, gamma=0.0, nll_w=nll_w, nll_weight=0.5).item() == pytest.approx(log_2 + 1.5)
     assert rpo_nll(torch.zeros(1), nll_w, alpha=2.0).item() == pytest.approx(log_2 + 6)
     assert mpo(torch.zeros(1), torch.zeros(1), nll_w).item() == pytest.approx(1.2 * log_2 + 3)
     assert mpo(torch.tensor([1.0]), torch.tensor([-1.0]), nll_w, (1.0, 0.0, 0.0)).item() == pytest.approx(
@@ -111,6 +127,7 @@ def test_an_impossible_answer_that_is_not_imitated() -> None:
     assert cpo(p, p, nll_w, alpha=0.0).item() == pytest.approx(math.log(2))
     assert rpo_nll(torch.zeros(1), nll_w, alpha=0.0).item() == pytest.approx(math.log(2))
     assert mpo(p, p, nll_w, (1.0, 0.0, 0.0)).item() == pytest.approx(math.log(2))
+    assert simpo(p - p, gamma=0.0, nll_w=nll_w).item() == pytest.approx(math.log(2))
     assert tpo(p, p, nll_w, alpha=0.0).item() == pytest.approx(math.log(2))
     assert tpo_l(p, p, nll_w, gamma=0.0, alpha=0.0).item() == pytest.approx(math.log(2))
     assert xpo(torch.ones(1), torch.tensor([-INF]), alpha=0.0).item() == 1.0
@@ -235,3 +252,17 @@ def test_single_answers_have_weights_of_their_own() -> None:
     torch.testing.assert_close(kto(h, desirable, 0.0, 1.0)[:2], torch.tensor([0.25, 0.75]))
     torch.testing.assert_close(kto(h, desirable, 0.0, 1.0, 2.0, 4.0)[:2], torch.tensor([0.5, 3.0]))
     assert kto(h, desirable, 0.0, 1.0, lambda_D=0.5)[2].item() == pytest.approx(0.5 * math.exp(-50))
+
+
+def functions_of_the_package() -> set[str]:
+    """Return the names of all public functions, wherever they are."""
+    modules = (importlib.import_module(found.name) for found in pkgutil.walk_packages(loss_reference.__path__, PACKAGE))
+    return {name for module in modules for name, x in vars(module).items() if inspect.isfunction(x) and name[0] != "_"}
+
+
+@pytest.mark.parametrize("cls", LOSSES, ids=lambda cls: cls.__name__)
+def test_every_loss_has_a_function_of_its_name_or_says_which_gives_its_terms(cls: type[LossFunction]) -> None:
+    names = {name for name in registry.names() if registry.get(name) is cls}
+    stated = re.search(r"\n    Terms: (.*)\.\n", cls.__doc__ or "")
+    found = re.findall(r"``(\w+)``", stated.group(1)) if stated else []
+    assert names & functions_of_the_package() or set(found) & functions_of_the_package()

@@ -36,7 +36,7 @@ def other_value(setting: Setting[Any]) -> Any:
     if isinstance(setting.default, bool):
         return not setting.default
     if not setting.check:
-        return (1.0, 2.0)
+        return (2, 3)
     return 2 if setting.whole else 1.5 if setting.default is None else setting.default / 2 or 0.25
 
 

@@ -127,6 +127,8 @@ class RouterZLoss(LossFunction):
         ValueError: shapes that do not belong together.
         ConfigError: a setting out of range or unknown.
 
+    Terms: ``z_loss``.
+
     Source: arXiv 2202.08906, eq. 5.
     """
 

@@ -38,6 +38,8 @@ class ComposedLoss(LossFunction):
         ConfigError: an entry that is no config or has no type, a name used twice, nesting deeper than 8 levels.
         ValueError: no losses to add up, one that is not a 0-dim tensor, and whatever they raise.
 
+    Terms: ``weighted_sum`` of the losses.
+
     Source: the guide's ComposedLoss.
     """
 

@@ -50,6 +50,8 @@ class CustomDPOLoss(DPOLoss):
         ValueError: C is not a 0-dim tensor, and whatever ``DPOLoss`` raises.
         ConfigError: a setting out of range or unknown.
 
+    Terms: ``custom_dpo``.
+
     Source: the guide's CustomDPOLoss; RPO (arXiv 2404.19733) and MPO (2411.10442) are of this form.
     """
 

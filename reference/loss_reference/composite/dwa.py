@@ -51,6 +51,8 @@ class DWALoss(ComposedLoss):
         ConfigError: no losses, an entry that is no config or has a weight, a setting out of range or unknown.
         ValueError: a loss that is not a 0-dim tensor, and whatever they raise.
 
+    Terms: ``weighted_sum`` of the losses with ``dwa_weights``.
+
     Source: arXiv 1803.10704, section 3.2.
     """
 

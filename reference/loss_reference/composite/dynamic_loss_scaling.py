@@ -41,6 +41,8 @@ class DynamicLossScalingLoss(LossFunction):
         ConfigError: a part that is no config with a type, an unknown setting.
         ValueError: a part that is not a 0-dim tensor, and whatever the parts raise.
 
+    Terms: the factor of KD is ``scale_to``.
+
     Source: NeMo RL ``CrossTokenizerDistillationLossFn`` with ``dynamic_loss_scaling=True``.
     """
 

@@ -64,6 +64,8 @@ class DynamicWeightLoss(ComposedLoss):
         ConfigError: weights that do not fit, a ``weight`` on an entry, a setting out of range or unknown.
         ValueError: no losses, as many weights as losses are not there, a loss that is not a 0-dim tensor.
 
+    Terms: ``weighted_sum`` of the losses with ``dynamic_weights``.
+
     Source: the guide's DynamicWeightLoss.
     """
 

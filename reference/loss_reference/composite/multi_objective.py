@@ -36,6 +36,8 @@ class MultiObjectiveLoss(LossFunction):
         ConfigError: no objectives, one named twice or unknown, weights that do not fit, settings for no objective.
         ValueError: an objective that is not a 0-dim tensor, and whatever the objectives raise.
 
+    Terms: ``weighted_sum`` of the objectives.
+
     Source: the guide's MultiObjectiveLoss; TRL's ``loss_type`` list with ``loss_weights``.
     """
 

@@ -22,7 +22,7 @@ from loss_reference.shapes import require_shape
 from loss_reference.supervised.next_token import next_tokens, trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["MultiTeacherLoss", "multi_teacher"]
+__all__ = ["MultiTeacherLoss", "multi_teacher", "vocabulary_factors"]
 
 AGGREGATIONS: Final = ("sum", "averaged_logits", "select_teacher")
 WEIGHTINGS: Final = ("static", "cross_entropy", "entropy", "max_probability")
@@ -45,6 +45,11 @@ def multi_teacher(
     return terms
 
 
+def vocabulary_factors(sizes: Sequence[int]) -> list[float]:
+    """Return log V_i / min_j log V_j of vocabularies of ``sizes`` V, each at least 2: 1 for the smallest."""
+    return [math.log(V) / math.log(min(sizes)) for V in sizes]
+
+
 @register("multi_teacher", "multi_teacher_aggregation")
 class MultiTeacherLoss(LossFunction):
     """Several teachers: the mean over tokens of sum_i w_i D(p_i, q), of D(p_mean, q), or of D(p_best, q).
@@ -63,14 +68,16 @@ class MultiTeacherLoss(LossFunction):
     logits divides by their sum, the selection does not read them); ``weighting`` of the sum (``"static"``: w; otherwise the
     softmax over teachers of a times a score, the mean over trained tokens: ``"cross_entropy"`` minus the cross entropy,
     ``"entropy"`` minus the entropy, ``"max_probability"`` the highest probability) and ``alpha`` a (1, above 0);
+    ``vocabulary_sizes`` V (None; a list of M whole numbers of at least 2: in the sum teacher i weighs log V_i / min_j log V_j
+    times as much, NeMo RL ``normalize_by_vocab``; what a teacher scores beyond its own tokens is the caller's to make -inf);
     ``kl_type`` (``"forward"``, ``"reverse"`` or ``"mixed"`` with ``mixed_kl_weight`` 0.5 of the forward one);
     ``temperature`` (1, above 0), without factor T^2.
 
     Raises:
         KeyError: no ``teachers_logits``, no ``input_ids`` where it is needed.
-        ValueError: shapes that do not belong together, another number of weights than teachers, a token id outside the
+        ValueError: shapes that do not belong together, another number of weights or sizes than teachers, a token id outside the
             vocabulary.
-        ConfigError: a setting out of range or unknown, weights that cannot be meant.
+        ConfigError: a setting out of range or unknown, weights or sizes that cannot be meant.
 
     Source: NeMo RL ``CrossTokenizerDistillationLossFn`` with several teachers of the student's vocabulary.
     """
@@ -98,6 +105,7 @@ class MultiTeacherLoss(LossFunction):
     )
     weighting = Setting("static", choices=WEIGHTINGS, read_when=(where("aggregation", "sum"), where("weights", None)))
     alpha = Setting(1.0, above=0.0, read_when=unless("weighting", "static"))
+    vocabulary_sizes: Setting[Sequence[int] | None] = Setting(None, check=False, read_when=where("aggregation", "sum"))
     kl_type = Setting("forward", choices=KL_TYPES)
     mixed_kl_weight = Setting(0.5, least=0.0, most=1.0, read_when=where("kl_type", "mixed"))
     temperature = Setting(1.0, above=0.0)
@@ -107,6 +115,9 @@ class MultiTeacherLoss(LossFunction):
         w, owner = self.weights, type(self).__name__
         if w is not None and not (isinstance(w, list | tuple) and all(map(_is_weight, w)) and any(w)):
             raise ConfigError(f"{owner}: weights={w!r}; expected a list of numbers of at least 0, not all 0")
+        V = self.vocabulary_sizes
+        if V is not None and not (isinstance(V, list | tuple) and V and all(type(x) is int and x >= 2 for x in V)):
+            raise ConfigError(f"{owner}: vocabulary_sizes={V!r}; expected a list of whole numbers of at least 2")
         if self.aggregation == "select_teacher" or self.weighting != "static":
             self.contract = refine(self.contract, coupled=True)
         if self.aggregation != "sum" or w is not None:  # then there is no softmax over scores for alpha to sharpen
@@ -135,17 +146,21 @@ class MultiTeacherLoss(LossFunction):
         weights = [1.0] * M if self.weights is None else list(self.weights)
         if len(weights) != M:
             raise ValueError(f"weights has {len(weights)} entries; teachers_logits has {M} teachers")
+        sizes = self.vocabulary_sizes
+        if sizes is not None and len(sizes) != M:
+            raise ValueError(f"vocabulary_sizes has {len(sizes)} entries; teachers_logits has {M} teachers")
         if self.aggregation == "select_teacher":
             best = self.scores("cross_entropy", z_p, m, batch).argmax(dim=0, keepdim=True)
             return [(1.0, z_p.index_select(-2, best).squeeze(-2))]
-        counted = [(w, z) for w, z in zip(weights, z_p.unbind(dim=-2), strict=True) if w > 0]
+        factors = [1.0] * M if sizes is None else vocabulary_factors(sizes)
+        counted = [(w * f, z) for w, f, z in zip(weights, factors, z_p.unbind(dim=-2), strict=True) if w > 0]
         if self.aggregation == "averaged_logits":
             total = sum(weights)
             return [(1.0, torch.stack([w / total * z for w, z in counted]).sum(dim=0))]
         if self.weighting == "static":
             return [*counted]
         shares = (self.alpha * self.scores(self.weighting, z_p, m, batch)).softmax(dim=0)
-        return [*zip(shares.unbind(), z_p.unbind(dim=-2), strict=True)]
+        return [(w * f, z) for w, f, z in zip(shares.unbind(), factors, z_p.unbind(dim=-2), strict=True)]
 
     def scores(self, kind: str, z_p: Tensor, m: Tensor, batch: Batch) -> Tensor:
         """Return how far each teacher is trusted [M]: a mean over the tokens of this batch, at temperature 1."""

@@ -42,6 +42,8 @@ class SequencePackingLoss(LossFunction):
         KeyError: no ``input_lengths``, or whatever the loss misses.
         ValueError: lengths that do not fit their pack, fields that are neither packed nor padded.
 
+    Terms: ``weighted_sum`` of the sequences, each with weight 1.
+
     Source: NeMo RL ``SequencePackingLossWrapper``, with padded batch and packed logits.
     """
 

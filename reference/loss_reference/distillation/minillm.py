@@ -15,6 +15,7 @@ from loss_reference.distillation.teacher import teacher_logits
 from loss_reference.interface import Batch, LossFunction, Outputs
 from loss_reference.logprobs import token_constant
 from loss_reference.padding import PADDINGS, answer_positions, reading_padding
+from loss_reference.parts import with_part
 from loss_reference.policy_gradient.ppo_clip import ppo_clip
 from loss_reference.policy_gradient.ratio import probability_ratio
 from loss_reference.reduction import global_count, keep_active, mean_of_terms, row_weights
@@ -24,7 +25,7 @@ from loss_reference.settings import Setting
 from loss_reference.supervised.next_token import next_tokens, sampled, trained_logits
 from loss_reference.token_level import refine
 
-__all__ = ["MiniLLMLoss", "discounted_future", "future_reward"]
+__all__ = ["MiniLLMLoss", "discounted_future", "future_reward", "minillm"]
 
 DISCOUNTS: Final = ("relative", "absolute")
 
@@ -51,6 +52,19 @@ def future_reward(log_ratio: Tensor, m: Tensor, gamma: float = 1.0, normalized: 
         return R
     tokens = discounted_future(m, gamma)
     return R / tokens.where(tokens > 0, 1.0)
+
+
+def minillm(rho: Tensor, A: Tensor, kl: Tensor, w: float = 1.0, clip_min: float = 0.2, clip_max: float = 0.2) -> Tensor:
+    """Return max(-A rho, -A clip(rho, 1 - clip_min, 1 + clip_max)) + w KL(q || p), one term per token.
+
+    Args:
+        rho: exp(lp - lp_old) of the sampled tokens.
+        A: advantages, see ``future_reward`` for what the teacher adds to them.
+        kl: ``reverse_kl`` of teacher p and student q, in nats.
+        w: weight of the single step, at least 0; with 0 its divergence is not taken, which may be infinite.
+        clip_min, clip_max: how far the ratio may fall below and rise above 1, at least 0.
+    """
+    return with_part(ppo_clip(rho, A, clip_min, clip_max), w, kl)
 
 
 @register("minillm")
@@ -127,12 +141,11 @@ class MiniLLMLoss(LossFunction):
         lp = sampled(z_q.log_softmax(dim=-1), y)
         given = batch.get("prev_logprobs") is not None
         rho = probability_ratio(lp, token_constant(batch, "prev_logprobs", m) if given else lp.detach())
-        T_g = global_count(batch, "global_valid_toks")
-        loss = mean_of_terms(ppo_clip(rho, A, self.ratio_clip_min, self.ratio_clip_max), m, T_g)
-        if self.single_step_weight == 0:
-            return loss
-        kl = mean_of_terms(reverse_kl(log_p, log_q), c, T_g if self.padding == "ignored" else None)
-        return loss + self.single_step_weight * kl
+        kl, w, T_g = reverse_kl(log_p, log_q), self.single_step_weight, global_count(batch, "global_valid_toks")
+        if self.padding == "ignored" or w == 0:
+            return mean_of_terms(minillm(rho, A, kl, w, self.ratio_clip_min, self.ratio_clip_max), m, T_g)
+        policy = minillm(rho, A, kl, 0.0, self.ratio_clip_min, self.ratio_clip_max)
+        return mean_of_terms(policy, m, T_g) + w * mean_of_terms(kl, c, None)
 
     def scores_and_weights(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
         """Return (z, m, c): the logits [B, S-1, V], and the weights [B, S-1] of the policy's terms and of R and the KL."""

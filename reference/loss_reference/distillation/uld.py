@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loss_reference.contract import Field, Option
 from loss_reference.distillation.divergence import DISTILLATION, TEMPERATURE
+from loss_reference.distillation.merged import MERGE, MERGES, merged_sides, reading_chunks
 from loss_reference.distillation.mixture import generalized_jsd
 from loss_reference.distillation.teacher import teacher_logits
 from loss_reference.distillation.vocabularies import Matching, sorted_l1
@@ -113,17 +114,24 @@ class HybridULDLoss(LossFunction):
     is a divergence of parts of distributions, which may be negative. 0 where teacher = student. Only the student receives
     gradient.
 
-    Config: ``vocabulary_map`` (None: the first min(V, U) ids are the same; or a list with the teacher's id of each student
-    id, -1 for none); ``beta`` b (0.5, in [0, 1]); ``matched_weight`` w_m and ``unmatched_weight`` w_u (both None, the share
-    of the teacher's vocabulary that is matched, and the rest; or both a number of at least 0); ``temperature`` (1, above 0).
+    With ``merge="observed"`` (TRL ``use_extended_uld``, ``uld_token_merge_strategy``) the terms are those of chunks, the pieces
+    of text that both sides spell, and the mean of row means is over them: the probabilities of a chunk are those at its
+    first position, times max(p(y), 1e-8) of the token y that follows each later position, so that a token of one side is
+    compared with the several that stand for it on the other. Then ``token_mask`` is not read; the batch has ``input_ids``
+    [B, S], ``teacher_logits`` [B, R, U] and ``teacher_input_ids`` [B, R] of any R, and ``student_chunk_ids`` [B, S],
+    ``teacher_chunk_ids`` [B, R], ``chunk_valid`` [B, C] as ``CrossTokenizerLoss`` reads them.
+
+    Config: ``merge`` (``"none"``; ``"observed"``); ``vocabulary_map`` (None: the first min(V, U) ids are the same; or a
+    list with the teacher's id of each student id, -1 for none); ``beta`` b (0.5, in [0, 1]); ``matched_weight`` w_m and
+    ``unmatched_weight`` w_u (both None, the share of the teacher's vocabulary that is matched, and the rest; or both a
+    number of at least 0); ``temperature`` (1, above 0).
 
     Raises:
-        KeyError: no ``teacher_logits``.
-        ValueError: shapes that do not belong together, a map that does not fit the vocabularies.
+        KeyError: no ``teacher_logits``, or a field of the chunks where they are merged.
+        ValueError: shapes that do not belong together, a token id outside its vocabulary, a map that does not fit the vocabularies.
         ConfigError: a setting out of range or unknown, one weight without the other, a map that is not one to one.
 
-    Source: TRL ``GOLDTrainer``, which also merges the probabilities of several tokens that spell one; here the positions
-    are those of the batch.
+    Source: TRL ``GOLDTrainer``.
     """
 
     contract = refine(
@@ -131,8 +139,10 @@ class HybridULDLoss(LossFunction):
         options={
             "temperature": TEMPERATURE,
             "beta": Option(values=(0.0, 0.5, 1.0)),
+            "merge": MERGE,
         },
     )
+    merge = Setting("none", choices=MERGES)
     vocabulary_map: Setting[Sequence[int] | None] = Setting(None, check=False)
     beta = Setting(0.5, least=0.0, most=1.0, read_when=unless("matched_weight", 0))
     matched_weight = Setting[float | None](None, least=0.0, optional=True)
@@ -152,18 +162,26 @@ class HybridULDLoss(LossFunction):
             self.contract = refine(self.contract, options={**self.contract.options, **weights})
         if self.beta in (0, 1):
             self.contract = refine(self.contract, lower_bound=float("-inf"))
+        if self.merge != "none":
+            self.contract = reading_chunks(self.contract)
 
     def compute_loss(self, batch: Batch, model_outputs: Outputs) -> Tensor:
-        z_q, m = trained_logits(batch, model_outputs)
-        z_p = teacher_logits(batch, m)
-        if self.vocabulary_map is not None and len(self.vocabulary_map) != z_q.shape[-1]:
+        log_p, log_q, m = self.both_sides(batch, model_outputs)
+        if self.vocabulary_map is not None and len(self.vocabulary_map) != log_q.shape[-1]:
             raise ValueError(
-                f"vocabulary_map has {len(self.vocabulary_map)} entries; logits have {z_q.shape[-1]} tokens"
+                f"vocabulary_map has {len(self.vocabulary_map)} entries; logits have {log_q.shape[-1]} tokens"
             )
-        log_q, log_p = ((z / self.temperature).log_softmax(dim=-1) for z in (z_q, z_p))
         q_matched, p_matched, q_rest, p_rest = self.matching.split(log_q, log_p)
-        share = p_matched.shape[-1] / z_p.shape[-1]
+        share = p_matched.shape[-1] / log_p.shape[-1]
         w_m = share if self.matched_weight is None else self.matched_weight
         w_u = 1 - share if self.unmatched_weight is None else self.unmatched_weight
         terms = hybrid_uld((p_matched, q_matched), (p_rest, q_rest), w_m, w_u, self.beta)
         return aggregate_tokens(terms, m, batch, "seq_mean_token_mean")
+
+    def both_sides(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (log p, log q, m): [..., U] of the teacher, [..., V] of the student, and the weight of each term [...]."""
+        if self.merge == "observed":
+            return merged_sides(batch, model_outputs, self.temperature)
+        z_q, m = trained_logits(batch, model_outputs)
+        log_q, log_p = ((z / self.temperature).log_softmax(dim=-1) for z in (z_q, teacher_logits(batch, m)))
+        return log_p, log_q, m

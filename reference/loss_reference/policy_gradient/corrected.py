@@ -174,6 +174,8 @@ class TISLoss(_BoundedLoss):
     (``"saturate"``: a huge e^x is is_max; ``"zero"``, NeMo RL: one that float32 cannot hold is 0 before it is clipped, and
     so is that of a token impossible for both policies, inf - inf).
 
+    Terms: ``tis_weight`` times ``ppo_clip``.
+
     Source: arXiv 1606.02647 (truncated weights); F. Yao et al., "Your efficient RL framework secretly brings you
     off-policy RL training" (2025).
     """
@@ -199,6 +201,8 @@ class IcePopLoss(_BoundedLoss):
     Config: that of ``ImportanceWeightedLoss``; ``is_min`` (0.5, at least 0) and ``is_max`` (2, above 0; NeMo RL
     suggests 5).
 
+    Terms: ``icepop_weight`` times ``ppo_clip``.
+
     Source: arXiv 2510.18855; NeMo RL ``icepop``; TRL ``token_mask``.
     """
 
@@ -219,6 +223,8 @@ class SequenceTruncateLoss(ImportanceWeightedLoss):
 
     Config: that of ``ImportanceWeightedLoss``; ``is_max`` (3, above 0).
 
+    Terms: ``seq_truncate_weight`` times ``ppo_clip``.
+
     Source: TRL ``sequence_truncate``.
     """
 
@@ -237,6 +243,8 @@ class SequenceMaskLoss(_BoundedLoss):
     Formula, inputs, errors and gradient as ``ImportanceWeightedLoss``. ``sample_mask`` does not enter the sum.
 
     Config: that of ``ImportanceWeightedLoss``; ``is_min`` (0, at least 0) and ``is_max`` (3, above 0).
+
+    Terms: ``seq_mask_weight`` times ``ppo_clip``.
 
     Source: TRL ``sequence_mask``, its default.
     """
@@ -258,6 +266,8 @@ class SequenceMaskTISLoss(_BoundedLoss):
     Config: that of ``ImportanceWeightedLoss``; ``is_min`` (0.5, at least 0) and ``is_max`` (2, above 0). NeMo RL suggests
     0.999 and 1.002.
 
+    Terms: ``seq_mask_tis_weight`` times ``ppo_clip``.
+
     Source: NeMo RL ``seq-mask-tis``; OpenRLHF.
     """
 
@@ -277,6 +287,8 @@ class OffPolicyMaskLoss(CorrectedPolicyLoss):
     have written it.
 
     Config: that of ``CorrectedPolicyLoss``; ``threshold`` (0.1, at least 0, nats per token).
+
+    Terms: ``off_policy_kept`` times ``ppo_clip``.
 
     Source: arXiv 2512.02556; TRL ``off_policy_mask_threshold``; Open-Instruct.
     """
@@ -299,6 +311,8 @@ class DivergenceMaskLoss(CorrectedPolicyLoss):
     Config: that of ``CorrectedPolicyLoss``; ``estimator`` (``"k1"``: bounds of the ratio itself; ``"k2"``, ``"k3"``: an
     upper bound of the divergence in nats); ``level`` (``"token"``, ``"seq_mean"``, ``"seq_sum"``; ``"seq_max"``, not with
     k1); ``upper`` (2, above 0); ``lower`` (None, which is 1 / upper; above 0, with k1 alone and at most ``upper``).
+
+    Terms: ``divergence_kept`` times ``ppo_clip``.
 
     Source: verl ``rollout_rs``.
     """

@@ -63,6 +63,8 @@ class EntropyBonusLoss(TokenLevelLoss):
         ValueError: shapes that do not belong together.
         ConfigError: a setting out of range or unknown, ``"fixed"`` without ``max_length``.
 
+    Terms: ``entropy``, and ``most_uncertain`` for the quantile.
+
     Source: R. J. Williams and J. Peng (1991); top quantile: arXiv 2506.01939.
     """
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,8 @@ from loss_reference.settings import Setting
 from loss_reference.token_level import refine
 
 __all__ = ["GMPOLoss", "gmpo", "one_sided_clip"]
+
+DIVISORS: Final = ("sequences", "rows")
 
 
 def one_sided_clip(delta: Tensor, A: Tensor, clip_min: float = 0.4, clip_max: float = 0.4) -> Tensor:
@@ -51,7 +56,9 @@ class GMPOLoss(PolicyLoss):
     log-ratio saturates at 70 nats (``MAX_LOG_RATIO``). Where nothing is clipped it is unclipped ``gspo``; rows of one
     token give ``ppo_clip`` with bounds exp(-e_l), exp(e_h).
 
-    Config: ``ratio_clip_min`` e_l and ``ratio_clip_max`` e_h (0.4, at least 0), both of the *log*-ratio.
+    Config: ``ratio_clip_min`` e_l and ``ratio_clip_max`` e_h (0.4, at least 0), both of the *log*-ratio; ``divisor``
+    (``"sequences"``, S_g; ``"rows"``, the number of rows of *this* batch, those of weight 0 too, as verl: a row in which
+    nothing is trained is a term of 0, and microbatches do not add up).
 
     Raises:
         ValueError: shapes that do not belong together, a token id outside the vocabulary.
@@ -67,14 +74,27 @@ class GMPOLoss(PolicyLoss):
         options={
             "ratio_clip_min": Option(values=(0.0, 0.4, 1.0)),
             "ratio_clip_max": Option(values=(0.0, 0.4, 1.0)),
+            "divisor": Option(values=DIVISORS),
         },
     )
     ratio_clip_min = Setting(0.4, least=0.0)
     ratio_clip_max = Setting(0.4, least=0.0)
+    divisor = Setting("sequences", choices=DIVISORS)
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config)
+        if self.divisor == "rows":
+            reason = 'divisor="rows" counts rows of weight 0 on purpose, as verl does'
+            # Beside batches without a global count the divisor differs where rows are absent, and those are exempt.
+            options = {key: option for key, option in self.contract.options.items() if key != "divisor"}
+            exempt = {**self.contract.exempt, "absent_rows": reason}
+            self.contract = refine(self.contract, normalizer="local", exempt=exempt, options=options)
 
     def policy_terms(self, lp: Tensor, m: Tensor, batch: Batch) -> Tensor:
         delta, A = lp - token_constant(batch, "prev_logprobs", m), token_constant(batch, "advantages", m)
         return gmpo(delta, A, m, self.ratio_clip_min, self.ratio_clip_max)
 
     def reduce(self, terms: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        if self.divisor == "rows":
+            batch = {**batch, "global_valid_seqs": terms.new_tensor(float(len(terms)))}
         return aggregate_tokens(terms, weights, batch, "seq_mean_token_mean")

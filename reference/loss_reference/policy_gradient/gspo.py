@@ -14,7 +14,7 @@ from loss_reference.padding import PADDINGS, answer_positions, reading_padding
 from loss_reference.policy_gradient.kl import k3
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
 from loss_reference.policy_gradient.ppo_clip import ppo_clip
-from loss_reference.policy_gradient.ratio import mean_over_tokens, ratio_of
+from loss_reference.policy_gradient.ratio import mean_over_tokens, ratio_of, straight_through
 from loss_reference.reduction import AGGREGATIONS, global_count, mean_of_terms, row_weights
 from loss_reference.registry import register
 from loss_reference.relevance import unless
@@ -41,7 +41,7 @@ def gspo(
 
 def gspo_token_log_ratio(log_s: Tensor, lp: Tensor) -> Tensor:
     """Return log s_bt = sg(log s_b) + lp - sg(lp) [B, S-1] from log s_b [B, 1] and lp [B, S-1], sg(.) the stop-gradient."""
-    return log_s.detach() + (lp - lp.detach())
+    return log_s.detach() + straight_through(lp)
 
 
 def luspo(policy: Tensor, m: Tensor, k: Tensor | None = None, c: Tensor | None = None, beta: float = 0.0) -> Tensor:
@@ -124,6 +124,8 @@ class GSPOTokenLoss(GSPOLoss):
 
     Inputs, shapes, range, config and errors as ``GSPOLoss``, and the same value. dl_b/dlp_t = -A_t s / n_b, which is that
     of ``GSPOLoss`` where A is constant within the sequence; 0 where clipped. It is not the gradient of the value.
+
+    Terms: ``gspo`` of ``gspo_token_log_ratio``.
 
     Source: arXiv 2507.18071, eq. 13 and 14; verl ``gspo``, with ``log_ratio_max=10``.
     """

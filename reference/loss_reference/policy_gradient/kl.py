@@ -81,15 +81,17 @@ def kl_penalty(
     ``input_clamp`` keeps d within +-input_clamp before k is formed, ``output_clamp`` keeps k within +-output_clamp. Where
     a clamp holds the gradient is 0, but for straight_through_k2, which stays d. NeMo RL has 20 and 10, verl 20 and 10 for
     k3 alone, OpenRLHF no input clamp and 10, Open-Instruct 40 and no output clamp, TRL, Liger and torchtune none.
+
+    Where d is infinite, at a token that one of the two cannot give, k is its limit, with the pathwise gradient.
     """
-    raw = lp - lp_ref.detach()
-    d = _within(raw, input_clamp)
-    k = ESTIMATORS[kl_type](d)
-    if kl_gradient == "pathwise":
-        return _within(k, output_clamp)
-    if kl_gradient == "straight_through_k2":
-        return _within(k, output_clamp).detach() + raw.detach() * (raw - raw.detach())
-    return _within(k.detach() + SCORE_FUNCTION_SLOPES[kl_type](d).detach() * (d - d.detach()), output_clamp)
+    d = lp - lp_ref.detach()
+    infinite = d.isinf()
+    limit = _within(ESTIMATORS[kl_type](_within(d, input_clamp)), output_clamp)
+    if output_clamp is not None:  # the clamp of an infinite k would send 0 times inf backwards
+        limit = limit.detach()
+    return torch.where(
+        infinite, limit, _finite_penalty(d.masked_fill(infinite, 0.0), kl_type, kl_gradient, input_clamp, output_clamp)
+    )
 
 
 def unbiased_kl(
@@ -117,6 +119,18 @@ def unbiased_kl(
     if input_clamp is not None:
         rho = torch.where(d.abs() <= input_clamp, rho, rho.detach())
     return _within(rho * kl_penalty(lp, lp_ref, kl_type, input_clamp=input_clamp), output_clamp)
+
+
+def _finite_penalty(
+    raw: Tensor, kl_type: str, kl_gradient: str, input_clamp: float | None, output_clamp: float | None
+) -> Tensor:
+    d = _within(raw, input_clamp)
+    k = ESTIMATORS[kl_type](d)
+    if kl_gradient == "pathwise":
+        return _within(k, output_clamp)
+    if kl_gradient == "straight_through_k2":
+        return _within(k, output_clamp).detach() + raw.detach() * (raw - raw.detach())
+    return _within(k.detach() + SCORE_FUNCTION_SLOPES[kl_type](d).detach() * (d - d.detach()), output_clamp)
 
 
 def _within(x: Tensor, bound: float | None) -> Tensor:

@@ -93,6 +93,8 @@ class KLK1Loss(KLEstimatorLoss):
     Inputs, shapes, config and errors as ``KLLoss`` and ``KLEstimatorLoss``. Only ``kl_gradient`` other than
     ``"pathwise"`` pulls towards the reference.
 
+    Terms: ``k1``, see ``kl_penalty`` for its gradients.
+
     Source: J. Schulman, "Approximating KL divergence" (2020); gradients: arXiv 2506.09477.
     """
 
@@ -115,6 +117,8 @@ class KLK2Loss(KLEstimatorLoss):
     Inputs, shapes, config and errors as ``KLLoss`` and ``KLEstimatorLoss``. With ``"score_function"`` (NeMo RL ``k2``)
     the gradient d + d^2 / 2 is no longer that of a KL.
 
+    Terms: ``k2``, see ``kl_penalty`` for its gradients.
+
     Source: J. Schulman, "Approximating KL divergence" (2020); gradients: arXiv 2506.09477.
     """
 
@@ -130,6 +134,8 @@ class KLK3Loss(KLEstimatorLoss):
     ``"straight_through_k2"`` the gradient is d, in expectation that of KL(policy || reference). -d saturates at 70 nats
     (``MAX_LOG_RATIO``). verl calls it ``low_var_kl`` and clamps this one alone, at 20 and 10.
 
+    Terms: ``k3``, see ``kl_penalty`` for its gradients.
+
     Source: J. Schulman, "Approximating KL divergence" (2020); gradients: arXiv 2506.09477.
     """
 
@@ -142,6 +148,8 @@ class KLAbsLoss(KLEstimatorLoss):
     """KL abs: l = |d|. At least 0, with gradient sign d (0 at d = 0); no estimate of a KL but a distance.
 
     Inputs, shapes, config and errors as ``KLLoss`` and ``KLEstimatorLoss``.
+
+    Terms: ``k_abs``, see ``kl_penalty`` for its gradients.
 
     Source: verl ``abs``.
     """
@@ -158,6 +166,8 @@ class KLStraightThroughLoss(KLLoss):
     least 0 but for k1. The gradient is in expectation that of KL(policy || reference), and not that of the value.
 
     Config: that of ``KLLoss`` and ``kl_type`` (``"k3"``; ``"k1"``, ``"k2"``, ``"abs"``).
+
+    Terms: ``kl_penalty`` with the gradient of ``k2``.
 
     Source: verl ``k1+``, ``k3+``.
     """
@@ -188,6 +198,8 @@ class KLUnbiasedLoss(KLLoss):
     without gradient as well, that of the output (of rho k) the whole term.
 
     Config: that of ``KLLoss`` and ``kl_type`` (``"k3"``; ``"k1"``, Open-Instruct's third estimator; ``"k2"``, ``"abs"``).
+
+    Terms: ``unbiased_kl``.
 
     Source: arXiv 2512.02556; TRL ``use_bias_correction_kl``; NeMo RL ``use_on_policy_kl_approximation``.
     """

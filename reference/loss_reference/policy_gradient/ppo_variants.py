@@ -86,6 +86,8 @@ class PPODualClipLoss(PPOClipLoss):
     unclipped branch whatever the sign of A, l = max(-A min(rho, c), -A clip(rho)). For c >= 1 + e_h that is the same,
     for a smaller c positive advantages are cut off at c too).
 
+    Terms: ``ppo_clip`` with its ``clip_c``.
+
     Source: arXiv 1912.09729, eq. 8; ``"ratio"``: arXiv 2505.07291.
     """
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from loss_reference.contract import Option
 
-__all__ = ["LOG_RATIO_CLAMP", "MAX_LOG_RATIO", "mean_over_tokens", "probability_ratio", "ratio_of"]
+__all__ = ["LOG_RATIO_CLAMP", "MAX_LOG_RATIO", "mean_over_tokens", "probability_ratio", "ratio_of", "straight_through"]
 
 MAX_LOG_RATIO: Final = 70.0
 """Where the exponent of a ratio saturates, in nats: e^70 = 2.5e30 still fits float32 when multiplied and summed.
@@ -33,6 +34,11 @@ def probability_ratio(lp: Tensor, lp_old: Tensor, clamp: float | None = None) ->
 def ratio_of(log_ratio: Tensor) -> Tensor:
     """Return exp(log_ratio), the exponent at most ``MAX_LOG_RATIO``."""
     return log_ratio.clamp(max=MAX_LOG_RATIO).exp()
+
+
+def straight_through(x: Tensor) -> Tensor:
+    """Return x - sg(x): 0, with the gradient of x; where x is infinite, of a token that cannot be, 0 with none."""
+    return torch.where(x.isinf(), 0.0, x - x.detach())
 
 
 def mean_over_tokens(x: Tensor, m: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from loss_reference.interface import Batch
 from loss_reference.logprobs import token_constant
 from loss_reference.policy_gradient.policy import POLICY_GRADIENT, PolicyLoss
+from loss_reference.policy_gradient.ratio import straight_through
 from loss_reference.registry import register
 from loss_reference.token_level import AGGREGATION_OPTIONS, TokenLevelLoss, refine
 
@@ -19,8 +20,11 @@ def reinforce(lp: Tensor, A: Tensor) -> Tensor:
 
 
 def on_policy(lp: Tensor, A: Tensor) -> Tensor:
-    """Return -A rho per token with rho = exp(lp - sg lp): the value is -A, the gradient that of ``reinforce``."""
-    return -A * (lp - lp.detach()).exp()
+    """Return -A rho per token with rho = exp(lp - sg lp): the value is -A, the gradient that of ``reinforce``.
+
+    A token that the policy cannot give, lp = -inf, has the value and no gradient.
+    """
+    return -A * straight_through(lp).exp()
 
 
 @register("reinforce")
@@ -54,6 +58,8 @@ class GPGLoss(ReinforceLoss):
     """GPG: L = aggregate of -A lp, the loss of ``ReinforceLoss`` with advantages of its own, ``gpg_advantages``.
 
     Inputs, shapes, range, gradient, config and errors as ``ReinforceLoss``; no old policy, no clip, no penalty.
+
+    Terms: ``reinforce``.
 
     Source: arXiv 2504.02546; verl ``gpg``.
     """

@@ -37,6 +37,8 @@ class VAPONLLLoss(LossFunction):
         ValueError: shapes that do not belong together, a token id outside the vocabulary.
         ConfigError: a setting out of range or unknown.
 
+    Terms: -lp at ``correct_tokens``.
+
     Source: arXiv 2504.05118, eq. 10.
     """
 

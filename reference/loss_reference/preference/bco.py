@@ -50,7 +50,8 @@ class BCOLoss(LossFunction):
 
     State, saved with the loss: ``reward_mean`` d and ``reward_count``, both 0 at first. In training mode a call takes the r
     of its rows of nonzero weight, each once, into the mean and then uses it; in evaluation mode it uses the mean as it
-    stands. The mean is that of this process: TRL takes it over all of them. Terms depend on the whole batch through d.
+    stands. An r that is not finite, that of an answer which policy or reference cannot give, stays out of it. The mean is
+    that of this process: TRL takes it over all of them. Terms depend on the whole batch through d.
 
     Config: ``beta`` (0.1, above 0).
 
@@ -84,7 +85,7 @@ class BCOLoss(LossFunction):
         h, w = sequence_log_ratio(batch, model_outputs)
         r, desirable = self.beta * h, row_constant(batch, "labels", h) != 0
         if self.training:
-            self._take_in(r.detach(), w != 0)
+            self._take_in(r.detach(), (w != 0) & r.isfinite())
         terms = bco(r, desirable, self.reward_mean.to(r))
         if "desirable_probability" in batch:
             p = keep_active(row_constant(batch, "desirable_probability", h), w)
@@ -92,6 +93,6 @@ class BCOLoss(LossFunction):
         return mean_of_rows(terms, w, batch)
 
     def _take_in(self, r: Tensor, active: Tensor) -> None:
-        r, active = r.to(self.reward_mean), active.to(self.reward_mean)
         self.reward_count = self.reward_count + active.sum()
-        self.reward_mean = self.reward_mean + (active * (r - self.reward_mean)).sum() / self.reward_count.clamp(min=1)
+        gaps = torch.where(active, r.to(self.reward_mean) - self.reward_mean, 0.0)
+        self.reward_mean = self.reward_mean + gaps.sum() / self.reward_count.clamp(min=1)

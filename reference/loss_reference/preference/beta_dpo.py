@@ -29,7 +29,7 @@ def beta_of_batch(delta: Tensor, among: Tensor, gap_mean: Tensor, beta: float = 
 
     Args:
         delta: h_w - h_l [N], in nats.
-        among: bool [N], the pairs whose mean counts.
+        among: bool [N], the pairs whose mean counts; those of a delta that is not finite are left out.
         gap_mean: scalar, what a usual batch's mean is.
         beta: beta of a usual batch, above 0.
         a: how strongly beta follows, at least 0.
@@ -38,6 +38,7 @@ def beta_of_batch(delta: Tensor, among: Tensor, gap_mean: Tensor, beta: float = 
 
 
 def _mean(x: Tensor, among: Tensor) -> Tensor:
+    among = among & x.isfinite()
     return torch.where(among, x, 0.0).sum() / among.sum().clamp(min=1)
 
 
@@ -45,16 +46,18 @@ def _mean(x: Tensor, among: Tensor) -> Tensor:
 class BetaDPOLoss(PairedLoss):
     """beta-DPO: l = -log sigma(beta_i (h_w - h_l)), beta_i = max(beta (1 + a (mean of h_w - h_l - M)), 0.001), constant.
 
-    The mean is over the pairs of the batch that take part, M a running mean of it over batches. Inputs and errors as in
-    ``PairLoss``; optional ``selection_mask`` [B]: the weight of a pair is multiplied by the smaller selection of its rows, so
-    that pairs which look noisy can be left out (the paper draws them at random: the caller does). At least 0, log 2 at
-    policy = reference; ``dpo`` for a = 0 without a selection. The gradient takes beta_i as a constant. Terms depend on the
-    whole batch.
+    The mean is over the pairs of the batch that take part and whose h_w - h_l is finite, M a running mean of it over
+    batches. Inputs and errors as in ``PairLoss``; optional ``selection_mask`` [B]: the weight of a pair is multiplied by
+    the smaller selection of its rows, so that pairs which look noisy can be left out (the paper draws them at random: the
+    caller does). At least 0, log 2 at policy = reference; ``dpo`` for a = 0 without a selection. The gradient takes beta_i
+    as a constant. Terms depend on the whole batch.
 
     State, saved with the loss: ``gap_mean`` M, 0 at first. A call uses it as it stands; in training mode it then becomes
     ema M + (1 - ema) times the mean over all pairs of nonzero ``sample_mask``, selected or not, when there are any.
 
     Config: ``beta`` (0.1, above 0); ``a`` (0.6, at least 0); ``ema`` (0.9, from 0 to 1).
+
+    Terms: ``dpo`` with ``beta_of_batch``.
 
     Source: arXiv 2407.08639.
     """
@@ -87,7 +90,7 @@ class BetaDPOLoss(PairedLoss):
             selected = selected * keep_active(pair_weights(row_constant(batch, "selection_mask", w)), selected)
         beta = beta_of_batch(delta, selected != 0, self.gap_mean.to(h), self.beta, self.a)
         if self.training:
-            self._take_in(delta.detach(), pair_weights(w) != 0)
+            self._take_in(delta.detach(), (pair_weights(w) != 0) & delta.isfinite())
         return mean_of_pairs(dpo(beta * delta, beta=1.0), selected.repeat_interleave(2), batch)
 
     def _take_in(self, delta: Tensor, active: Tensor) -> None:

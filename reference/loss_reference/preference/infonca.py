@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from loss_reference.contract import Option
+from loss_reference.log_sums import logsumexp_where, sole_infinite
 from loss_reference.preference.groupwise import GroupLoss, group_contract
 from loss_reference.preference.pairwise import BETA
 from loss_reference.reduction import keep_active
@@ -18,9 +20,12 @@ __all__ = ["InfoNCALoss", "infonca", "nca"]
 def infonca(r: Tensor, target: Tensor) -> Tensor:
     """Return -sum_k target_k log softmax(r)_k, one term per group, from r = beta h and a distribution, both [N, K].
 
-    0 log 0 is 0: an impossible answer that nothing is wanted of costs nothing.
+    0 log 0 is 0: an impossible answer that nothing is wanted of costs nothing. One r of inf has the whole softmax.
     """
-    return -(target * keep_active(r.log_softmax(dim=1), target)).sum(dim=1)
+    every = torch.ones_like(r, dtype=torch.bool)
+    certain = (r == torch.inf) & sole_infinite(r, every).unsqueeze(1)
+    log_softmax = torch.where(certain, 0.0, r - logsumexp_where(r, every).unsqueeze(1))
+    return -(target * keep_active(log_softmax, target)).sum(dim=1)
 
 
 def nca(r: Tensor, target: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ class LDDPOLoss(PairLoss):
 
     Config: ``beta`` (0.1, above 0); ``alpha`` (0.5, from 0, which drops the tail, to 1).
 
+    Terms: ``dpo`` of h weighed by ``common_length_weights``.
+
     Source: arXiv 2409.06411.
     """
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from loss_reference.contract import Option
 from loss_reference.interface import Batch, Outputs
 from loss_reference.preference.dpo import dpo, sequence_log_ratio
+from loss_reference.preference.layout import ROLLED_REFERENCE, ReferencedPairsLoss
 from loss_reference.preference.pairwise import BETA, PairLoss, pair_contract
 from loss_reference.registry import register
 from loss_reference.settings import Setting
@@ -61,7 +62,10 @@ def discopop(delta: Tensor, beta: float = 0.1, tau: float = 0.05) -> Tensor:
         tau: width of the blend in (0, 1]; above 1 the exponential term would win for x -> -inf.
     """
     x = beta * delta
-    return -torch.sigmoid(-x / tau) * F.logsigmoid(x) + torch.exp(F.logsigmoid(x / tau) - x)
+    lost = x == -torch.inf  # there w is 0, and both terms would be of 0 times inf
+    blended = x.masked_fill(lost, 0.0)
+    w_not, log_w = torch.sigmoid(-blended / tau), F.logsigmoid(blended / tau)
+    return torch.where(lost, -F.logsigmoid(x), -w_not * F.logsigmoid(blended) + torch.exp(log_w - blended))
 
 
 @register("hinge_dpo")
@@ -107,18 +111,21 @@ class IPOLoss(PairLoss):
 
 
 @register("dpo_norm")
-class DPONormLoss(PairLoss):
+class DPONormLoss(ReferencedPairsLoss, PairLoss):
     """Length-normalised DPO: l = -log sigma(beta (h_w / n_w - h_l / n_l)), n the number of trained tokens.
 
     Inputs and errors as in ``PairLoss``. At least 0, log 2 at policy = reference; ``dpo`` when every answer is one token
     long, and ``dpo`` with beta / n when all have n. Every token of a row receives the same gradient.
 
-    Config: ``beta`` (0.1, above 0; Open-Instruct uses 5).
+    Config: ``beta`` (0.1, above 0; Open-Instruct uses 5); ``rolled_reference`` (False; True for the reference that NeMo RL
+    hands its ``DPOLossFn``, rolled by one token, see ``DPOLoss``).
+
+    Terms: ``dpo`` of the means.
 
     Source: arXiv 2411.15124; TRL ``sigmoid_norm``, NeMo RL ``preference_average_log_probs``.
     """
 
-    contract = pair_contract(facts={"length_normalized": True}, beta=BETA)
+    contract = pair_contract(facts={"length_normalized": True}, beta=BETA, rolled_reference=ROLLED_REFERENCE)
     beta = Setting(0.1, above=0.0)
 
     def scores(self, batch: Batch, model_outputs: Outputs) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loss_reference.plackett_luce import plackett_luce
 from loss_reference.preference.groupwise import GroupLoss, group_contract
 from loss_reference.preference.pairwise import BETA
 from loss_reference.registry import register
@@ -18,20 +18,6 @@ __all__ = ["LARGEST_LABEL", "LiPOLoss", "PlackettLuceDPOLoss", "lambda_weights",
 
 LARGEST_LABEL: Final = 60.0
 """2^60 = 1e18: a gain, and its product with any loss of a pair, is a float32."""
-
-
-def plackett_luce(r: Tensor, rewards: Tensor) -> Tensor:
-    """Return -sum_k [r_(k) - log sum_{j >= k} exp r_(j)], (k) the k-th highest of ``rewards``, one term per group.
-
-    Args:
-        r: scores [N, K].
-        rewards: what gives the order [N, K]; of equal ones the earlier row comes first.
-    """
-    r = r.gather(1, rewards.argsort(dim=1, descending=True, stable=True))
-    still_there = torch.ones(r.shape[1], r.shape[1], dtype=torch.bool, device=r.device).triu()
-    left = r.unsqueeze(1).masked_fill(~still_there, -math.inf)
-    # The last is drawn with certainty, even where it is impossible and its term would be inf - inf.
-    return (left[:, :-1].logsumexp(dim=2) - r[:, :-1]).sum(dim=1)
 
 
 def lambda_weights(s: Tensor, labels: Tensor) -> Tensor:
@@ -64,6 +50,8 @@ class PlackettLuceDPOLoss(GroupLoss):
     nothing. r_(k) is pulled up by its own place and pushed down by every place up to it.
 
     Config: ``group_size`` K (2, at least 2); ``beta`` (0.1, above 0).
+
+    Terms: ``plackett_luce`` of r.
 
     Source: arXiv 2305.18290, appendix (Plackett-Luce model).
     """

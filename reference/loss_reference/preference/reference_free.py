@@ -14,6 +14,7 @@ from loss_reference.groups import mean_of_groups
 from loss_reference.interface import Batch, Outputs
 from loss_reference.logprobs import trained_logprobs
 from loss_reference.pairs import mean_of_pairs
+from loss_reference.parts import with_part
 from loss_reference.preference.chosen_nll import NLL_AVERAGE, NLL_AVERAGES, ImitatingLoss
 from loss_reference.preference.dpo import dpo
 from loss_reference.preference.f_divergence import LARGEST_EXPONENT
@@ -36,16 +37,26 @@ from loss_reference.token_level import refine
 __all__ = ["AlphaPOLoss", "SLiCHFLoss", "SimPOLoss", "alpha_reward", "alphapo", "simpo", "slic_hf"]
 
 
-def simpo(margin: Tensor, beta: float = 0.1, gamma: float = 0.5, label_smoothing: float = 0.0) -> Tensor:
-    """Return -(1 - e) log sigma(x) - e log sigma(-x), x = beta margin - gamma, one term per pair.
+def simpo(
+    margin: Tensor,
+    beta: float = 0.1,
+    gamma: float = 0.5,
+    label_smoothing: float = 0.0,
+    nll_w: Tensor | None = None,
+    nll_weight: float = 0.0,
+) -> Tensor:
+    """Return -(1 - e) log sigma(x) - e log sigma(-x) + c nll_w, x = beta margin - gamma, one term per pair.
 
     Args:
         margin: difference of the rewards of chosen and rejected answer [N], in SimPO their mean log-probability.
         beta: scale of the rewards, above 0.
         gamma: the margin asked for, at least 0; absolute, not a multiple of beta.
         label_smoothing: e in [0, 1/2], the probability that a pair is labelled the wrong way round.
+        nll_w: what imitating the chosen answer costs [N], in nats; ``None``: nothing.
+        nll_weight: c, at least 0.
     """
-    return dpo(beta * margin - gamma, beta=1.0, label_smoothing=label_smoothing)
+    preference = dpo(beta * margin - gamma, beta=1.0, label_smoothing=label_smoothing)
+    return preference if nll_w is None else with_part(preference, nll_weight, nll_w)
 
 
 def alpha_reward(p: Tensor, alpha: float = 0.25) -> Tensor:
@@ -137,7 +148,8 @@ class SimPOLoss(ImitatingLoss, PairLoss):
         lp, m = trained_logprobs(batch, model_outputs)
         w = row_weights(batch, lp)
         p = lp.sum(dim=1) / trained_lengths(m).clamp(min=1)
-        terms = self.terms(*active_pairs(p, w)) + self.nll_weight * self.chosen_nll(lp, m, batch)
+        (p_w, p_l), nll_w = active_pairs(p, w), self.chosen_nll(lp, m, batch)
+        terms = simpo(p_w - p_l, self.beta, self.gamma, self.label_smoothing, nll_w, self.nll_weight)
         return mean_of_pairs(terms, w, batch)
 
 

@@ -52,6 +52,8 @@ class CDPOLoss(PairLoss):
     Config: ``beta`` (0.1, above 0); ``label_smoothing`` e (0.1, at most 1/2). TRL and Liger mean ``robust_dpo`` by
     that key; OpenRLHF, torchtune and Open-Instruct mean this.
 
+    Terms: ``dpo`` with its ``label_smoothing``.
+
     Source: E. Mitchell, "A note on DPO with noisy preferences".
     """
 

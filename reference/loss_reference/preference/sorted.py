@@ -77,6 +77,8 @@ class AOTLoss(SortedLoss):
     Config: ``beta`` (0.1, above 0); ``label_smoothing`` e (0, at most 1/2: the term of ``cdpo`` at d; TRL reads
     its key so for AOT).
 
+    Terms: ``dpo`` of d, which is made by ``quantile_differences``.
+
     Source: arXiv 2406.05882.
     """
 
@@ -102,6 +104,8 @@ class AOTUnpairedLoss(SortedLoss):
 
     Config: ``beta`` (0.1, above 0); ``label_smoothing`` e (0, at most 1/2: the term of ``cdpo`` at d; TRL reads
     its key so for AOT).
+
+    Terms: ``dpo`` of d, which is made by ``quantile_differences``.
 
     Source: arXiv 2406.05882.
     """

@@ -100,6 +100,8 @@ class APOZeroUnpairedLoss(UnpairedLoss):
     Config: ``beta`` (0.1, above 0); ``desirable_weight`` lambda_D (1.0, at least 0); ``undesirable_weight`` lambda_U (1.0, at
     least 0).
 
+    Terms: ``kto`` with a reference point of 0.
+
     Source: arXiv 2408.06266.
     """
 

@@ -36,6 +36,8 @@ class PRMTokenCELoss(LossFunction):
         ValueError: shapes that do not belong together, a label outside [0, C) that is not -100.
         ConfigError: any setting: it has none.
 
+    Terms: ``nll`` of the labels.
+
     Source: arXiv 2211.14275; with two classes, right and wrong, TRL's trainer of process reward models.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from loss_reference.contract import Contract, Option
 from loss_reference.groups import group_weights, mean_of_groups, split_groups
 from loss_reference.interface import Batch, LossFunction, Outputs
-from loss_reference.log_sums import logsumexp_where
+from loss_reference.plackett_luce import plackett_luce
 from loss_reference.reduction import keep_active, row_weights
 from loss_reference.registry import register
 from loss_reference.settings import Setting
@@ -43,24 +43,6 @@ def all_pairs(r: Tensor, true: Tensor) -> Tensor:
     gap = torch.where(better, r.unsqueeze(-1) - r.unsqueeze(-2), 0.0)
     pairs = torch.where(better, -F.logsigmoid(gap), 0.0)
     return pairs.sum(dim=(-2, -1)) / (K * (K - 1) / 2)
-
-
-def plackett_luce(r: Tensor, true: Tensor) -> Tensor:
-    """Return -log of the probability that drawing by softmax(r) without replacement gives the true order, per group.
-
-    That is the sum over k of log(sum_{j >= k} e^(r_(j))) - r_(k), with r_(1), r_(2), ... the predicted scores in
-    descending order of the true ones.
-
-    Args:
-        r: predicted scores [..., K].
-        true: rewards [..., K]; of equal ones the earlier stands first.
-    """
-    r = r.gather(-1, true.argsort(dim=-1, descending=True, stable=True))
-    K = r.shape[-1]
-    remaining = torch.ones(K, K, dtype=torch.bool, device=r.device).triu()
-    log_sums = logsumexp_where(r.unsqueeze(-2).expand(*r.shape, K), remaining)
-    # The last is drawn with certainty, even where its score is -inf and its term would be inf - inf.
-    return (log_sums - r)[..., :-1].sum(dim=-1)
 
 
 class RankingLoss(LossFunction):
@@ -110,6 +92,8 @@ class AllPairsKLoss(RankingLoss):
     ones are equal; a pair of equal true rewards says nothing and still counts in the mean. For K = 2 and unequal true
     rewards it is ``bradley_terry``. Every pair has the same weight, and so has every prompt however many answers it has.
 
+    Terms: ``all_pairs``.
+
     Source: arXiv 2203.02155, eq. 1.
     """
 
@@ -127,6 +111,8 @@ class PlackettLuceRMLoss(RankingLoss):
     Inputs, config and errors as in ``RankingLoss``. In nats per group, at least 0, log K! at equal predicted rewards;
     ``bradley_terry`` for K = 2. Of answers with equal true rewards the earlier one counts as better: a tie is not left
     open. Only differences of predicted rewards within a group matter.
+
+    Terms: ``plackett_luce``.
 
     Source: the likelihood of a ranking under the Plackett-Luce model.
     """

@@ -42,6 +42,34 @@ def test_agrees_with_the_oracle(
 
 
 @pytest.mark.parametrize("sample_mask", [None, "zeros", "floats"])
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 0.0]])
+def test_vocabularies_of_different_sizes_agree_with_the_oracle(
+    weights: list[float] | None, sample_mask: str | None
+) -> None:
+    batch, outputs = taught(9, rows=4, width=4, vocabulary=3, sample_mask=sample_mask, counts=True)
+    config = {"weights": weights, "vocabulary_sizes": [3, 2, 128_000]}
+    assert_agrees("multi_teacher", oracle.multi_teacher, config, batch, outputs, gradient=sample_mask == "floats")
+
+
+def test_a_larger_vocabulary_weighs_more_beside_trust_too() -> None:
+    """The largest divergence there can be grows with log V."""
+    batch, outputs = taught(10)
+    config = {"weighting": "entropy", "alpha": 2.0}
+    sizes = registry.create("multi_teacher", {**config, "vocabulary_sizes": [4, 16, 2]})
+    shares = [w for w, _ in registry.create("multi_teacher", config).weighted_teachers(*scores_of(batch))]
+    weights = [w for w, _ in sizes.weighted_teachers(*scores_of(batch))]
+    torch.testing.assert_close(torch.stack(weights), torch.stack(shares) * torch.tensor([2.0, 4.0, 1.0]))
+    same = registry.create("multi_teacher", {"vocabulary_sizes": [7, 7, 7]})
+    expected = value_and_gradient("multi_teacher", batch, outputs, "logits")
+    assert torch.equal(value_and_gradient(same, batch, outputs, "logits")[0], expected[0])
+
+
+def scores_of(batch: Tensors) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
+    m = batch["token_mask"][:, 1:] * batch["sample_mask"].unsqueeze(1)
+    return batch["teachers_logits"][:, :-1], m, batch
+
+
+@pytest.mark.parametrize("sample_mask", [None, "zeros", "floats"])
 @pytest.mark.parametrize("kl_type", ["forward", "reverse"])
 def test_selection_agrees_with_the_oracle(kl_type: str, sample_mask: str | None) -> None:
     batch, outputs = taught(1, rows=4, width=4, vocabulary=3, sample_mask=sample_mask)
@@ -156,6 +184,12 @@ def test_microbatches_add_up_where_teachers_are_not_compared() -> None:
         ({"weights": [0.0, 0.0]}, r"weights=\[0.0, 0.0\]; expected a list of numbers of at least 0, not all 0"),
         ({"weights": [1.0, -1.0]}, r"weights=\[1.0, -1.0\]; expected a list"),
         ({"weights": 1.0}, r"weights=1.0; expected a list"),
+        ({"vocabulary_sizes": [5, 1]}, r"vocabulary_sizes=\[5, 1\]; expected a list of whole numbers of at least 2"),
+        ({"vocabulary_sizes": []}, r"vocabulary_sizes=\[\]; expected a list"),
+        (
+            {"vocabulary_sizes": [5, 6], "aggregation": "averaged_logits"},
+            r"vocabulary_sizes=\[5, 6\] has no effect beside aggregation='averaged_logits'",
+        ),
         (
             {"weights": [1.0], "weighting": "entropy"},
             r"weighting='entropy' has no effect beside weights=\[1.0\]; it is read where weights is None",
@@ -173,6 +207,8 @@ def test_errors() -> None:
     batch, outputs = taught(8)
     with pytest.raises(ValueError, match="weights has 2 entries; teachers_logits has 3 teachers"):
         registry.create("multi_teacher", {"weights": [1, 1]}).compute_loss(batch, outputs)
+    with pytest.raises(ValueError, match="vocabulary_sizes has 2 entries; teachers_logits has 3 teachers"):
+        registry.create("multi_teacher", {"vocabulary_sizes": [4, 4]}).compute_loss(batch, outputs)
     wrong = batch | {"teachers_logits": batch["teachers_logits"][..., :-1]}
     with pytest.raises(
         ValueError, match=r"teachers_logits has shape \(4, 6, 3, 4\); expected \(4, 6, M, 5\), V scores"

@@ -52,6 +52,10 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
         sequences.luspo,
         [*SEQUENCE, PENALIZED, {**PENALIZED, "padding": "counted"}],
     ),
+    "vespo": (
+        sequences.vespo,
+        [{"importance_sampling": mode, "is_max": C} for mode in ("token_truncate", "token_mask") for C in (1.1, 3.0)],
+    ),
     **{name: (getattr(corrections, name), CORRECTION + (NORMALIZED if name in WEIGHTED else [])) for name in CORRECTED},
 }
 # Where the gradient is not that of the value, it has an oracle of its own.
@@ -59,6 +63,7 @@ GRADIENTS: dict[str, Any] = {
     "cispo": tokens.cispo_gradient,
     "sapo": tokens.sapo_gradient,
     "gspo_token": sequences.gspo_token_gradient,
+    "vespo": sequences.vespo_gradient,
 }
 RUNS = [(name, CONFIG.get(name, {}) | config) for name, (_, configs) in ORACLES.items() for config in configs]
 

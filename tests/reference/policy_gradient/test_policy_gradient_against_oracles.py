@@ -37,10 +37,10 @@ ORACLES: dict[str, tuple[Oracle, list[Config]]] = {
         [{"k_pos": 0.5, "lambda_neg": 1.0}, {"k_neg": 1.0, "lambda_pos": 0.0}, {"k_pos": 0.7, "k_neg": 0.3}],
     ),
     "gmpo": (
-        lambda batch, outputs, ratio_clip_min=0.4, ratio_clip_max=0.4: sequences.gmpo(
-            batch, outputs, clip_low=ratio_clip_min, clip_high=ratio_clip_max
+        lambda batch, outputs, ratio_clip_min=0.4, ratio_clip_max=0.4, divisor="sequences": sequences.gmpo(
+            batch, outputs, clip_low=ratio_clip_min, clip_high=ratio_clip_max, divisor=divisor
         ),
-        CLIPS,
+        [*CLIPS, {"divisor": "rows"}, {"divisor": "rows", **CLIPS[0]}],
     ),
     "value_clipped": (value_clipping.value_clipped, [{"value_clip": 1.0}, {"scale": 0.3}]),
 }

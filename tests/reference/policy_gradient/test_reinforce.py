@@ -9,7 +9,7 @@ import torch
 
 from loss_reference import CISPOLoss, ConfigError, OnPolicyLoss, PPOClipLoss, ReinforceLoss, VESPOLoss
 from loss_reference.policy_gradient.cispo import clipped_weight
-from loss_reference.policy_gradient.vespo import vespo_weight
+from loss_reference.policy_gradient.vespo import folded_log_ratio, vespo_weight
 from tests.reference.cases import case, value_and_gradient
 
 FIELD = "next_token_logprobs"
@@ -156,3 +156,25 @@ def test_config_errors(cls: type, config: dict[str, object], message: str) -> No
     with pytest.raises(ConfigError) as error:
         cls(config)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(("mode", "is_max"), [("token_truncate", 2.0), ("token_mask", 2.0), ("token_mask", 1.0)])
+def test_vespo_where_the_old_policy_drew_the_tokens(mode: str, is_max: float) -> None:
+    batch = {**BATCH, "generation_logprobs": BATCH["prev_logprobs"]}
+    loss = VESPOLoss({"importance_sampling": mode, "is_max": is_max})
+    assert torch.equal(loss.compute_loss(batch, OUTPUTS), VESPOLoss().compute_loss(BATCH, OUTPUTS))
+
+
+def test_vespo_does_not_look_at_untrained_tokens_of_the_generating_policy() -> None:
+    masked = BATCH["token_mask"] == 0
+    batch = {**BATCH, "generation_logprobs": (BATCH["prev_logprobs"] - 0.3).masked_fill(masked, math.nan)}
+    value, gradient = value_and_gradient(VESPOLoss({"importance_sampling": "token_mask"}), batch, OUTPUTS, FIELD)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+
+
+def test_a_token_the_generating_policy_could_not_have_drawn() -> None:
+    """Its ratio is infinite: cut off it leaves the row next to nothing, truncated it is the highest one allowed."""
+    x = torch.tensor([[math.inf, -math.inf, 0.5]])
+    torch.testing.assert_close(folded_log_ratio(x), torch.tensor([[math.log(3), math.log(1e-8), 0.5]]))
+    torch.testing.assert_close(folded_log_ratio(x, cut_off=True), torch.tensor([[math.log(1e-8)] * 2 + [0.5]]))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from loss_reference import registry
+from loss_reference import LossFunction, registry
 from tests.reference.cases import value_and_gradient
 from tests.reference.preference.answers import one_token
 from tests.reference.preference.helpers import at, pairs
@@ -57,6 +57,44 @@ def test_pairs_stay_within(name: str, config: Config, lowest: float, highest: fl
             # A divergence is a difference of cross entropies of order |x| (1 + |y|): it may round below 0 by so much.
             room = 8 * eps * (1 + abs(h_w - h_l) + abs(gap)) if "kl" in name or name == "exo_pair" else 4 * eps
             assert lowest - room <= value <= highest + room
+
+
+@pytest.mark.parametrize("e", [0.05, 0.3, 0.5])
+@pytest.mark.parametrize("name", ["cdpo", "dpo", "aot", "aot_unpaired", "simpo"])
+def test_a_search_finds_the_entropy_of_smoothed_labels_at_their_log_odds(name: str, e: float) -> None:
+    loss = registry.create(name, {"label_smoothing": e, "beta": 1.0, **({"gamma": 0.0} if name == "simpo" else {})})
+    low, high = -20.0, 20.0
+    for _ in range(100):  # convex in the margin
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        of_left, of_right = (search_point(loss, margin) for margin in (left, right))
+        low, high = (low, right) if of_left < of_right else (left, high)
+    assert low == pytest.approx(math.log((1 - e) / e), abs=1e-6)
+    assert search_point(loss, low) == pytest.approx(entropy(e), rel=1e-12)
+
+
+def search_point(loss: LossFunction, margin: float) -> float:
+    """Return the loss of one pair whose answers are of one token, ``margin`` apart from the reference's, and by themselves."""
+    batch, outputs = one_token([margin, 0.0])
+    reference = torch.full_like(batch["reference_policy_logprobs"], -30.0)
+    lp = reference[:, 1:] + torch.tensor([[margin], [0.0]], dtype=torch.float64)
+    return float(loss.compute_loss(batch | {"reference_policy_logprobs": reference}, {**outputs, LP: lp}))
+
+
+def test_a_search_comes_as_near_to_the_infimum_of_nca_as_the_rejected_answer_is_unlikely() -> None:
+    loss = registry.create("nca_pair", {"beta": 1.0})
+    least = 1.5 * math.log(3) - math.log(2)
+    for h_l in (-5.0, -20.0, -100.0):
+        found = min(float(loss.compute_loss(*one_token([h_w / 1000, h_l]))) for h_w in range(600, 800))
+        assert least < found + 1e-15 <= least + math.exp(h_l) + 1e-6
+
+
+@pytest.mark.parametrize("name", ["cdpo", "nca_pair"])
+def test_contracts_promise_no_more_than_0_for_nothing_left_costs_nothing(name: str) -> None:
+    """The infimum of a *pair* is higher, but a batch whose pairs are all masked is legal, and so is a share of a batch."""
+    batch, outputs = one_token([0.4, 0.1])
+    nothing = batch | {"sample_mask": torch.zeros(2, dtype=torch.float64)}
+    assert float(registry.create(name).compute_loss(nothing, outputs)) == 0
+    assert registry.create(name).contract.lower_bound == 0
 
 
 def test_cal_dpo_is_above_0_at_its_least() -> None:

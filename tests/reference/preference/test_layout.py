@@ -10,7 +10,7 @@ import torch
 
 from loss_reference import ModelOutputs, registry
 from loss_reference.preference.layout import HalvesAsPairs, PairedLoss, halves_to_pairs
-from tests.oracles import composite_presets, preference
+from tests.oracles import composite_presets, preference, preference_pairs
 from tests.reference.agreement import assert_agrees
 from tests.reference.cases import Tensors, value_and_gradient
 from tests.reference.preference.answers import answers_for, one_token, source_of
@@ -47,6 +47,7 @@ def test_there_are_many_of_them() -> None:
     [
         ("dpo", preference.dpo, {}),
         ("dpo", preference.dpo, {"label_smoothing": 0.2, "average_log_probs": True}),
+        ("dpo_norm", preference_pairs.dpo_norm, {"beta": 0.7}),
         ("rpo_nll", composite_presets.rpo_nll, {"nll_average": "sum"}),
     ],
 )
