@@ -58,6 +58,7 @@ KILLS = {
     "equal_terms": "X210",
     "divisor": "B201",
     "common_divisor": "X88",
+    "first_token_is_no_term": "X461",
     "counts_left_out": "X213",
     "sample_mask_left_out": "X214",
     "ranks": "X250",

@@ -27,6 +27,7 @@ IN_ORDER: Final = (
     "pair_weight",
     "terms",
     "divisors",
+    "first_tokens",
     "defaults",
     "ranks",
     "symmetry",
