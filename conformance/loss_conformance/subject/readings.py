@@ -190,7 +190,7 @@ def _distillation(present: set[str], ignore: int | None) -> list[Reading]:
 
 
 def _contrastive(meanings: Mapping[str, str]) -> list[Reading]:
-    pairs: Forms = {"embedding": ("embeddings", "B D", {})}
+    pairs: Forms = {"embedding": ("embeddings", "B D", {}), "confidence": ("values", "B", {"low": 0.0, "high": 1.0})}
     signs: Form = ("values", "B", {"signs": True})
     with_signs = [
         Reading("embeddings [B, D] with targets -1 or 1", ROWS, {**pairs, "target": signs}),

@@ -28,6 +28,7 @@ _LABELS: Final = {"labels", "label", "target", "targets", "y", "selected_token_i
 _DISTRIBUTIONS: Final = ({"p", "q"}, {"p_probs", "q_probs"}, {"probs_p", "probs_q"})
 _LOG_DISTRIBUTIONS: Final = ({"log_p", "log_q"}, {"logp", "logq"}, {"p_log", "q_log"})
 _NOISES: Final = {"noise", "eps", "epsilon"}
+_CONFIDENCES: Final = {"confidence", "confidences"}
 _LEVELS: Final = {"levels"}
 _HAZARDS: Final = {"hazards", "hazard"}
 _INTERVALS: Final = {"y", "label", "labels", "interval", "intervals"}
@@ -64,6 +65,10 @@ def meaning_beside(parameter: str, beside: Collection[str]) -> str | None:
 def _together(names: set[str]) -> list[tuple[str, set[str]]]:
     """Return the meanings these names have because they stand together, each with its names."""
     found = [("embedding", each) for each in _EMBEDDED if each <= names and (len(names) == 2 or each != {"a", "b"})]
+    guides = {name for name in names if name.startswith("guide_") and name.removeprefix("guide_") in names}
+    found.append(("teacher_embedding", guides))
+    if any(meaning == "embedding" for meaning, _ in found):
+        found.append(("confidence", _CONFIDENCES))
     if names & _DEVIATIONS.keys():
         found.append(("mean", _MEANS))
     if names & _RECONSTRUCTIONS and names & _ORIGINALS:
