@@ -21,13 +21,13 @@ SAYS_WHICH_DOCUMENT: Final = re.compile(r"(document|doc|segment|packed_seq|packe
 
 
 def documents(world: World) -> Tensor:
-    """Return [B, S] document ids, counted from 1 in every row: where 0 is that of padding, no token has it.
+    """Return [B, S] document ids, each of one document of the whole batch; none is 0, which some give to padding.
 
     A document begins at a token that is not trained on: a loss that takes care of it, and one whose labels do, agree there.
     """
     first = ~world.trained & (world.integers(2, world.rows, world.tokens) == 1)
     first[:, 0] = False
-    return 1 + first.long().cumsum(1)
+    return 1 + first.long().cumsum(1) + world.tokens * torch.arange(world.rows)[:, None]
 
 
 def begins(ids: Tensor) -> Tensor:

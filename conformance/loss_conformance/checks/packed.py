@@ -34,7 +34,7 @@ COUNTED: Final = "the divisor counts labels that the document ids leave out of t
 def document_edges(trial: Trial) -> None:
     packed, first = _packed(trial.case)
     base, got = trial.finite_base, trial.evaluate(packed)
-    dropped = False
+    dropped = None
     for slot in packed.slots():
         if slot.key not in base.gradients or slot.token_axis != 1 or slot.row_axis != 0:
             continue
@@ -42,22 +42,23 @@ def document_edges(trial: Trial) -> None:
         left_out = reached & ~_reached(got.gradients[slot.key])
         if not bool(left_out.any()):
             continue
-        dropped = True
-        if any(torch.equal(left_out, reached & wanted) for wanted in _wanted(packed, slot, first)):
+        allowed = _allowed(slot, first)
+        dropped = next((at for at in allowed if torch.equal(left_out, reached & _along(packed, slot, at))), None)
+        if dropped is not None:
             continue
         # As many as there are edges, but others, are these edges misplaced; anything else may be another use of the ids.
         misplaced = torch.equal(left_out.sum(1), first.sum(1))
         raise Broken(
             f"{slot.key} does not matter at {_places(left_out)}",
-            f"it matters there, and not at {_places(reached & _wanted(packed, slot, first)[0])}",
+            f"it matters there, and not at {_places(reached & _along(packed, slot, first))}",
             changed=f"{_slot(packed).key}: another document from {_places(first)} on",
             guessed=not misplaced,
         )
-    if not dropped:
+    if dropped is None:
         raise NotExercised("it leaves no token out where a document begins")
     for slot in _labels(packed):
         labels = packed.tensor(slot)
-        there = replace(packed, trained=first).active(slot)
+        there = _along(packed, slot, dropped)
         what = f"{slot.key} where another document begins, at {_places(first)}"
         changed = packed.with_tensors({slot.key: torch.where(there, other_content(slot, labels), labels)})
         trial.require_same(trial.evaluate(changed), got, what)
@@ -120,17 +121,20 @@ def _packed(case: Case) -> tuple[Case, Tensor]:
         raise NotExercised("its rows are too short for two documents, or not all of their tokens are trained on")
     begin = 2 + torch.arange(rows)[:, None] % (tokens - 3)
     position = torch.arange(tokens).expand(rows, tokens)
-    length = case.tensor(slot).shape[1]
-    ids = (1 + (position >= begin).long())[:, slot.shift : slot.shift + length]
-    return case.with_tensors({slot.key: ids.to(case.tensor(slot))}), position == begin
+    ids = case.tensor(slot)
+    later = (position >= begin)[:, slot.shift : slot.shift + ids.shape[1]]
+    return case.with_tensors({slot.key: ids[:, :1] + later.to(ids)}), position == begin
 
 
-def _wanted(case: Case, slot: Slot, first: Tensor) -> list[Tensor]:
-    """Return where the input may be left out: where it speaks of the first token; logits of unknown shift, also before it."""
-    own = replace(case, trained=first).active(slot)
-    before = replace(case, trained=first.roll(-1, 1)).active(slot)
-    both = [own] if slot.shift else [own, before]
-    return [each.flatten(2).any(-1) if each.dim() > 2 else each for each in both]
+def _allowed(slot: Slot, first: Tensor) -> list[Tensor]:
+    """Return the tokens that may be left out, [B, S]: the first ones, or the last where labels are shifted beforehand."""
+    return [first] if slot.shift else [first, first.roll(-1, 1)]
+
+
+def _along(case: Case, slot: Slot, tokens: Tensor) -> Tensor:
+    """Return the entries [B, ...] of an input that speak of these tokens, whatever axis follows."""
+    there = replace(case, trained=tokens).active(slot)
+    return there.flatten(2).any(-1) if there.dim() > 2 else there
 
 
 def _reached(gradient: Tensor) -> Tensor:
