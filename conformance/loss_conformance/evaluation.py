@@ -78,7 +78,7 @@ class Evaluation:
         attached: whether the value depends on any trainable input through the graph.
         metrics: what else the loss returned.
         dtype: precision of the returned value.
-        inputs: by ``Slot.key``, the entries each of ``gradients`` is taken at.
+        measured: by ``Slot.key``, the entries gradients were taken at and those gradients, whichever of them are kept.
     """
 
     value: Tensor
@@ -88,12 +88,12 @@ class Evaluation:
     attached: bool = True
     metrics: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
-    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    measured: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @cached_property
     def sensitivity(self) -> float:
         """Return sum |x dL/dx|, how far relative rounding of the inputs moves the value."""
-        return sum(_sensitivity(x, self.gradients[key]) for key, x in self.inputs.items())
+        return sum(_sensitivity(x, gradient) for x, gradient in self.measured.values())
 
 
 NEVER_DIFFERENTIATED: Final = STRUCTURAL_ROLES
@@ -175,7 +175,7 @@ def evaluate(
         attached=value.requires_grad,
         metrics=metrics,
         dtype=value.dtype,
-        inputs={name: leaf.detach() for name, leaf in leaves.items()},
+        measured={name: (leaf.detach(), filled[name]) for name, leaf in leaves.items()},
     )
 
 

@@ -176,6 +176,24 @@ def matching_costs(input, target):
     return 1 - (overlap + 1) / (p.sum(-1).unsqueeze(1) + both.sum(-1).unsqueeze(0) + 1)
 
 
+def mean_of_documents(logits, labels, document_ids):
+    """Every document of a packed row weighs the same; labels, not the ids, say that it does not begin with a prediction."""
+    keep, ids = labels[:, 1:] != -100, document_ids[:, 1:]
+    kept, y = torch.where(keep[..., None], logits[:, :-1], 0.0), torch.where(keep, labels[:, 1:], 0)
+    terms = F.cross_entropy(kept.float().flatten(0, 1), y.flatten(), reduction="none").reshape(keep.shape)
+    beside = (ids[:, :, None] == ids[:, None, :]) & keep[:, None, :]
+    share = torch.where(keep, 1 / beside.sum(-1).clamp(min=1), 0.0)
+    return (torch.where(keep, terms, 0.0) * share).sum() / share.sum().clamp(min=1)
+
+
+def packed_and_shifted_beforehand(logits, labels, doc_ids):
+    """Labels stand at the token before them, and ids at their own: the last token of a document predicts nothing."""
+    keep = (labels != -100) & F.pad(doc_ids[:, 1:] == doc_ids[:, :-1], (0, 1), value=True)
+    kept, y = torch.where(keep[..., None], logits, 0.0), torch.where(keep, labels, 0)
+    terms = F.cross_entropy(kept.float().flatten(0, 1), y.flatten(), reduction="none").reshape(keep.shape)
+    return _mean(terms, keep)
+
+
 class LogOfReduced(nn.Module):
     """A logarithm formed after the reduction: the terms of ``"none"`` do not add up to ``"sum"``, as documented."""
 
@@ -212,5 +230,7 @@ BY_NAME = (
     switched_balance,
     distance_of_samples,
     matching_costs,
+    mean_of_documents,
+    packed_and_shifted_beforehand,
     LogOfReduced,
 )

@@ -87,6 +87,8 @@ KILLS = {
     "bounds_of_options": "X458",
     "empty_answers": "X447",
     "own_mask": "X448",
+    "document_edges": "X470",
+    "document_count": "X471",
     "whole_sample": "X449",
     "large_errors_count": "X442",
     "clip_is_counted": "X443",

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from loss_conformance.cases.documents import DOCUMENTS, SAYS_WHICH_DOCUMENT
 from loss_reference.contract import Field
 from loss_reference.vocabulary import BATCH_FIELDS, MODEL_OUTPUT_FIELDS
 
-__all__ = ["ARGUMENT", "BATCH", "MODEL_OUTPUTS", "STRUCTURAL_ROLES", "Schema", "Slot", "vocabulary_slot"]
+__all__ = [
+    *("ARGUMENT", "BATCH", "MODEL_OUTPUTS", "STRUCTURAL_ROLES"),
+    *("Schema", "Slot", "says_which_document", "vocabulary_slot"),
+]
 
 BATCH: Final = "batch"
 MODEL_OUTPUTS: Final = "model_outputs"
@@ -127,6 +131,12 @@ class Schema:
         return {letter for slot in self.slots for letter in slot.shape}
 
 
+def says_which_document(name: str, declared: Field) -> bool:
+    """Return whether a field holds document ids of packed rows: structure, whatever its role is called."""
+    along_tokens = declared.shape.split() in (["B", "S"], ["B", "S-1"])
+    return along_tokens and declared.role in _INTEGER_ROLES and bool(SAYS_WHICH_DOCUMENT.fullmatch(name.lower()))
+
+
 def vocabulary_slot(place: str, name: str, optional: bool = False, declared: Field | None = None) -> Slot | None:
     """Return the slot of a vocabulary field, or of one declared in the contract; ``None`` when it is neither."""
     table = BATCH_FIELDS if place == BATCH else MODEL_OUTPUT_FIELDS
@@ -136,11 +146,14 @@ def vocabulary_slot(place: str, name: str, optional: bool = False, declared: Fie
         return None
     trainable = fact.trainable if fact.trainable is not None else place == MODEL_OUTPUTS
     kind = f"{place}.{name}" if declared is None else fact.role
+    role = fact.role
+    if says_which_document(name, fact):
+        kind, role = DOCUMENTS, "lengths"
     return Slot(
         place=place,
         name=name,
         kind=kind,
-        role=fact.role,
+        role=role,
         shape=tuple(fact.shape.split()),
         shift=int(fact.speaks_of != "itself" if fact.speaks_of else (place, name) in _PREDICTIONS),
         later=fact.speaks_of == "later",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.documents import DOCUMENTS
 from loss_conformance.cases.slot import Slot
 
 __all__ = [
@@ -95,7 +96,8 @@ def rows_of_equal_tokens(case: Case) -> Case | None:
     shorter = (position > 0) & (position <= 1 + torch.arange(rows)[:, None] % (tokens - 1))
     changed = {mask.key: shorter.to(case.tensor(mask))}
     for slot in case.slots():
-        if slot.role in ("mask", "count", "lengths") or slot.row_axis is None:
+        structure = slot.role in ("mask", "count", "lengths") and slot.kind != DOCUMENTS
+        if structure or slot.row_axis is None:
             continue
         axis = slot.token_axis
         known = slot.row_axis == 0 and slot.ignore is None and set(slot.shape) <= set(VARIES_BY_TOKEN)

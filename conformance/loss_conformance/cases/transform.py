@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.documents import DOCUMENTS
 from loss_conformance.cases.slot import Slot
 
 __all__ = [
@@ -93,6 +94,7 @@ def append_masked_token(case: Case) -> Case:
         tensor = case.tensor(slot)
         last = tensor.narrow(axis, tensor.shape[axis] - 1, 1)
         extra = torch.zeros_like(last) if slot.role == "mask" else other_content(slot, last)
+        extra = last if slot.kind == DOCUMENTS else extra
         extra = torch.full_like(last, slot.ignore) if slot.ignore is not None else extra
         grown[slot.key] = torch.cat((tensor, extra), dim=axis)
     trained = torch.cat((case.trained, torch.zeros_like(case.trained[:, :1])), dim=1)
@@ -110,7 +112,8 @@ def append_masked_rows(case: Case) -> Case:
         tensor = case.tensor(slot)
         first = tensor.narrow(axis, 0, size)
         masks_rows = slot.role == "mask" and slot.token_axis is None
-        extra = torch.zeros_like(first) if masks_rows else first if slot.role == "mask" else other_content(slot, first)
+        as_it_is = slot.role == "mask" or slot.kind == DOCUMENTS
+        extra = torch.zeros_like(first) if masks_rows else first if as_it_is else other_content(slot, first)
         extra = torch.full_like(first, slot.ignore) if slot.ignore is not None else extra
         grown[slot.key] = torch.cat((tensor, extra), dim=axis)
     return replace(

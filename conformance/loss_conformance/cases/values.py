@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from loss_conformance.cases.documents import DOCUMENTS, documents
 from loss_conformance.cases.label_values import BINARY, binary_value, label_value
 from loss_conformance.cases.pair_values import pair_value
 from loss_conformance.cases.plan import Plan
@@ -113,6 +114,12 @@ class World:
         return self.logits + distance * self.normal(self.rows, self.tokens, self.plan.vocabulary)
 
     @cached_property
+    def reference_logits(self) -> Tensor:
+        """[B, S, V] of the frozen reference."""
+        distance = _DISTANCE.get(self.plan.regime, 0.5)
+        return self.logits + distance * self.normal(self.rows, self.tokens, self.plan.vocabulary)
+
+    @cached_property
     def teacher_top_k(self) -> tuple[Tensor, Tensor]:
         """([B, S, K] logits, [B, S, K] indices) of the teacher's most likely tokens."""
         possible = self.plan.vocabulary - int(self.plan.regime == "never_chosen")
@@ -189,6 +196,7 @@ class World:
             "batch.token_mask": lambda: self.trained.to(torch.float64),
             "batch.sample_mask": lambda: self.weights,
             "rows_mask": lambda: self.weights,
+            DOCUMENTS: lambda: documents(self),
             "batch.reference_policy_logprobs": lambda: self.reference_logprobs,
             "batch.prev_logprobs": lambda: self.previous_logprobs,
             "batch.generation_logprobs": lambda: self.generation_logprobs,
@@ -197,7 +205,9 @@ class World:
             "batch.values": self.near_values,
             "batch.rewards": self.given_rewards,
             "batch.labels": lambda: self.integers(2, self.rows),
+            "batch.reference_logits": lambda: self.reference_logits,
             "batch.teacher_logits": lambda: self.teacher_logits,
+            "batch.teacher_logprobs": lambda: self.nearby(self.logprobs),
             "batch.teacher_topk_logits": lambda: self.teacher_top_k[0],
             "batch.teacher_topk_indices": lambda: self.teacher_top_k[1],
             "batch.positive_pairs": lambda: self.positive_pairs,

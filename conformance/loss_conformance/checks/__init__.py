@@ -20,6 +20,7 @@ IN_ORDER: Final = (
     "masking",
     "padding",
     "own_masks",
+    "packed",
     "reduction",
     "length",
     "reductions_agree",

@@ -10,12 +10,13 @@ from loss_conformance.facts.facts import Facts
 
 __all__ = ["infer"]
 
+_SAMPLED_TEACHER: Final = "batch.teacher_logprobs"
 # In this order: the first rule whose inputs are all read decides the family.
 _FAMILY_RULES: Final = (
     ("auxiliary", ({"router"}, {"router_probabilities"})),
-    ("policy_gradient", ({"batch.advantages"},)),
+    ("policy_gradient", ({"batch.advantages"}, {"token_rewards", "model_outputs.next_token_logprobs"})),
     ("value", ({"model_outputs.values", "batch.returns"}, {"model_outputs.values", "batch.values"})),
-    ("distillation", ({"batch.teacher_logits"}, {"batch.teacher_topk_logits"})),
+    ("distillation", ({"batch.teacher_logits"}, {"batch.teacher_topk_logits"}, {_SAMPLED_TEACHER})),
     ("contrastive", ({"model_outputs.embeddings"}, {"batch.positive_pairs"})),
     ("reward", ({"model_outputs.rewards"}, {"pair.chosen_rewards"})),
     (
@@ -64,14 +65,21 @@ def infer(schema: Schema, known: Facts, coupling: Coupling = Coupling.UNKNOWN) -
     elif family in ("preference", "reward") and coupling is Coupling.UNKNOWN and not (_UNPAIRED & kinds):
         facts["level"] = ("pair", f"a {family} loss without labels compares pairs")
     rewarded = "family" in facts and "batch.rewards" in kinds  # two answers to a prompt, graded, are a pair as well
-    if family in _NON_NEGATIVE and not rewarded and not known.contract.surrogate_gradient:
+    sampled = _SAMPLED_TEACHER in kinds  # a divergence estimated from the sampled tokens alone has either sign
+    if family in _NON_NEGATIVE and not (rewarded or sampled or known.contract.surrogate_gradient):
         facts["lower_bound"] = (0.0, f"{family} losses are usually at least 0")
+    if family == "distillation" and sampled:
+        facts["surrogate_gradient"] = (True, "of a divergence of sampled tokens the gradient is an estimate of its own")
+    if coupling.paired and "batch.reference_logits" in kinds:
+        facts["surrogate_gradient"] = (True, "a divergence of one side of a pair is usually held fixed")
     if family == "contrastive" and coupling is Coupling.UNKNOWN:
         facts["coupled"] = (True, "a contrastive term compares rows")
     elif family == "contrastive" and coupling.across:
         facts["coupled"] = (True, f"measured: {coupling}")
     elif coupling.across and any(slot.role == "embeddings" and slot.trainable for slot in schema.slots):
         facts["coupled"] = (True, f"it compares embeddings; measured: {coupling}")
+    elif "risk" in kinds:
+        facts["coupled"] = (True, "who is still at risk is asked of the whole batch")
     elif coupling.across and family == "auxiliary":
         facts["coupled"] = (True, f"the load of experts is that of the whole batch; measured: {coupling}")
     elif coupling in _COMPARES and family == "policy_gradient" and "batch.rewards" in kinds:

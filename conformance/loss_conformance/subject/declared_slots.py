@@ -6,7 +6,8 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from loss_conformance.cases.slot import ARGUMENT, BATCH, MODEL_OUTPUTS, Slot, vocabulary_slot
+from loss_conformance.cases.documents import DOCUMENTS
+from loss_conformance.cases.slot import ARGUMENT, BATCH, MODEL_OUTPUTS, Slot, says_which_document, vocabulary_slot
 from loss_conformance.subject.parameter_names import TRAINABLE, meaning_of
 from loss_conformance.subject.torch_slots import argument
 from loss_reference.contract import Field
@@ -33,6 +34,8 @@ def declared_slot(name: str, declared: Field) -> Slot:
         )
     if "S-1" in shape:
         facts["shift"] = 1
+    if says_which_document(name, declared):
+        return argument(name, "lengths", declared.shape, kind=DOCUMENTS, **facts)
     return argument(name, declared.role, declared.shape, trainable=trainable, **facts)
 
 

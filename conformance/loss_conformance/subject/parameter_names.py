@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from loss_conformance.cases.documents import SAYS_WHICH_DOCUMENT
 from loss_conformance.subject.sibling_names import meaning_beside
 from loss_reference.names import nearest_name
 
@@ -27,6 +28,9 @@ _WORDS: Final[dict[str, str]] = {
     "entropy": "entropy entropies per_token_entropy token_entropy",
     "rewards": "rewards reward reward_scores sequence_rewards seq_rewards episode_rewards outcome_rewards",
     "negative_loglikelihood": "policy_nll_loss nll_loss nll sft_loss chosen_nll_loss",
+    "token_rewards": "token_level_rewards token_level_scores token_rewards per_token_rewards",
+    "tie": "is_tie is_tied",
+    "rows_there": "valid_pairs",
     "rows_mask": "sample_mask row_mask rows_mask seq_mask sequence_mask loss_multiplier",
     "row_weights": "sample_weight sample_weights example_weight example_weights instance_weights",
     "ratio": "ratio ratios importance_ratio importance_ratios importance_weights is_ratio prob_ratio",
@@ -40,8 +44,9 @@ _WORDS: Final[dict[str, str]] = {
     "router_probabilities": "router_probs gate_probs gating_probs routing_probs router_probabilities",
     "experts": "expert_indices expert_index selected_experts expert_ids topk_experts top_k_experts",
     "expert_mask": "expert_mask expert_one_hot dispatch_mask",
-    "action_values": "q_values q_pred q_preds current_q current_q_values q_value",
-    "next_action_values": "next_q_values target_next_q_values next_q",
+    "action_values": "q_values q_pred q_preds current_q current_q_values q_value q1_values q2_values "
+    "qf1_a_values qf2_a_values qf1_values qf2_values q1_pred q2_pred current_q1 current_q2",
+    "next_action_values": "next_q_values target_next_q_values next_q min_qf_next_target min_next_q",
     "dones": "dones done terminals terminated",
     "snr": "snr snrs",
     "timesteps": "timesteps timestep",
@@ -177,7 +182,7 @@ TRAINABLE: Final = frozenset(
         *("logprobs", "values", "entropy", "student", "student_probabilities", "student_logprobs", "embedding"),
         *("scale", "bias", "probabilities", "prediction", "pair.policy_chosen_logps", "pair.policy_rejected_logps"),
         *("ratio", "log_ratio", "difference", "router", "router_probabilities", "judgement", "mean", "deviation"),
-        *("log_deviation", "action_values", "hidden", "head", "negative_loglikelihood"),
+        *("log_deviation", "action_values", "hidden", "head", "negative_loglikelihood", "quantiles", "hazards", "risk"),
         *("pair.policy_other_logps", "pair.chosen_rewards", "pair.rejected_rewards"),
     }
 )
@@ -213,6 +218,8 @@ def meaning_of(parameter: str) -> str | None:
     name = _canonical(parameter)
     if name in _MEANINGS:
         return _MEANINGS[name]
+    if SAYS_WHICH_DOCUMENT.fullmatch(name):
+        return "documents"
     if _VIEW.fullmatch(name):
         return "embedding"
     if _IMAGE.fullmatch(name):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from loss_conformance.cases.documents import DOCUMENTS
 from loss_conformance.cases.label_values import BINARY
 from loss_conformance.cases.slot import Slot
 from loss_conformance.subject.parameter_names import TRAINABLE
@@ -61,7 +62,7 @@ class Reading:
         if meaning.startswith("pair."):
             role = "rewards" if meaning.endswith("rewards") else "logprobs"
             return argument(parameter, role, "B", trainable=trainable, kind=meaning)
-        if meaning not in _ALONG_TOKENS:
+        if meaning not in _ALONG_TOKENS or (self.grid is ROWS and meaning in _NEVER_ROWS):
             return None
         role, kind = _ALONG_TOKENS[meaning]
         if self.grid is ROWS and meaning not in _ALWAYS_ROWS:
@@ -92,13 +93,21 @@ _ALONG_TOKENS: Final[dict[str, tuple[str, str]]] = {
     "token_mask": ("mask", "batch.token_mask"),
     "input_ids": ("token_ids", "batch.input_ids"),
     "rows_mask": ("mask", "rows_mask"),
+    "rows_there": ("mask", "rows_mask"),
+    "documents": ("lengths", DOCUMENTS),
+    "token_rewards": ("rewards", "token_rewards"),
+    "token_discounts": ("values", "values"),
     "rewards": ("rewards", "batch.rewards"),
     "row_advantages": ("advantages", "batch.advantages"),
 }
-_ALWAYS_ROWS: Final = ("rows_mask", "row_weights", "rewards", "row_advantages")
+_ALWAYS_ROWS: Final = ("rows_mask", "rows_there", "row_weights", "rewards", "row_advantages")
+_NEVER_ROWS: Final = ("documents", "token_rewards", "token_discounts")
 _SCALARS: Final[dict[str, dict[str, Any]]] = {"scale": {"low": 1.0}, "bias": {}}
-_LIMITS: Final[dict[str, dict[str, Any]]] = {"entropy": {"low": 0.0}, "ratio": {"low": 0.0625}}
-_ALWAYSROWS: Final = ("rows_mask", "rewards", "row_advantages")
+_LIMITS: Final[dict[str, dict[str, Any]]] = {
+    "entropy": {"low": 0.0},
+    "ratio": {"low": 0.0625},
+    "token_discounts": {"low": 0.0, "high": 1.0},
+}
 
 BINARY_TARGET: Final[dict[str, Any]] = {"kind": BINARY, "low": 0.0, "high": 1.0}
 

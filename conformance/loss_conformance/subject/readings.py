@@ -38,7 +38,12 @@ def readings(meanings: Mapping[str, str], ignore: int | None) -> Iterator[tuple[
         for advantages, dtype in itertools.product(_advantages(present), _mask_types(present)):
             named = {p: advantages if m == "advantages" else m for p, m in meanings.items()}
             found = {parameter: reading.slot(parameter, meaning) for parameter, meaning in named.items()}
-            slots = {p: replace(s, integer=dtype) if s.role == "mask" else s for p, s in found.items() if s is not None}
+            # What is there or not is asked as a yes or no, never as a weight.
+            slots = {
+                p: replace(s, integer=dtype or named[p] == "rows_there") if s.role == "mask" else s
+                for p, s in found.items()
+                if s is not None
+            }
             if len(slots) == len(named):
                 yield reading, slots
 
@@ -159,6 +164,7 @@ def _masked_predictions() -> list[Reading]:
     for role in ("values", "probabilities"):
         form: Form = (role, "B S", {})
         pair: Forms = {"prediction": form, "probabilities": form, "target": ("values", "B S", BINARY_TARGET)}
+        pair = {**pair, "ratings": ("values", "B S", {})}
         found.append(Reading(f"{role} [B, S] with targets 0 or 1", ALIGNED, pair))
     return found
 
@@ -184,7 +190,7 @@ def _distillation(present: set[str], ignore: int | None) -> list[Reading]:
 
 
 def _contrastive(meanings: Mapping[str, str]) -> list[Reading]:
-    pairs: Forms = {"embedding": ("embeddings", "B D", {})}
+    pairs: Forms = {"embedding": ("embeddings", "B D", {}), "confidence": ("values", "B", {"low": 0.0, "high": 1.0})}
     signs: Form = ("values", "B", {"signs": True})
     with_signs = [
         Reading("embeddings [B, D] with targets -1 or 1", ROWS, {**pairs, "target": signs}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loss_conformance.subject.reading import ALIGNED, BINARY_TARGET, ROWS, Form, Forms, Reading, elementwise
+from loss_conformance.subject.readings_of_outcomes import readings_of_outcomes
 from loss_conformance.subject.torch_slots import CTC_FRAMES, CTC_TARGET
 
 __all__ = ["readings_elsewhere"]
@@ -27,7 +28,7 @@ def readings_elsewhere(present: set[str], ignore: int | None) -> list[Reading]:
         return _of_action_values(present)
     if "snr" in present or "timesteps" in present:
         return _of_noise()
-    return []
+    return readings_of_outcomes(present)
 
 
 def _of_routers() -> list[Reading]:
@@ -105,6 +106,8 @@ def _of_action_values(present: set[str]) -> list[Reading]:
             "target": target,
             "dones": ("values", "B", BINARY_TARGET),
             "rewards": ("values", "B", {}),
+            "next_action_logprobs": ("logprobs", "B", {}),
+            "discounts": ("values", "B", {"low": 0.0, "high": 1.0}),
         }
         found.append(Reading(f"values of actions [{axes}]", ROWS, forms))
     return found

@@ -17,13 +17,16 @@ def readings_of_pairs(present: set[str]) -> list[Reading]:
         "negative_loglikelihood": ("values", "B", {"low": 0.0}),
         "difference": ("values", "B", {}),
         "reference_difference": ("scalar", "B", {}),
+        "tie": ("labels", "B", {"high": 2.0}),
         **{f"pair.{side}_lengths": ("lengths", "B", {"low": 1.0, "high": 9.0}) for side in ("chosen", "rejected")},
     }
     rows = Reading("one number per pair [B]", ROWS, numbers)
     if present & {"desirable", "target"}:
         return [replace(each, forms={**numbers, **each.forms}) for each in readings_of_judged_rows()]
     if "token_mask" not in present:
-        return [rows]
+        heads: Forms = {f"pair.{side}_rewards": ("values", "B D", {}) for side in ("chosen", "rejected")}
+        ensemble = Reading("one number per head of each side [B, D]", ROWS, {**numbers, **heads})
+        return [rows, ensemble] if present == heads.keys() else [rows]
     tokens: Forms = {
         **numbers,
         **{meaning: ("logprobs", "B S", {"kind": "logprobs"}) for meaning in present if meaning.endswith("_logps")},

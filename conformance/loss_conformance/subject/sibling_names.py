@@ -28,6 +28,28 @@ _LABELS: Final = {"labels", "label", "target", "targets", "y", "selected_token_i
 _DISTRIBUTIONS: Final = ({"p", "q"}, {"p_probs", "q_probs"}, {"probs_p", "probs_q"})
 _LOG_DISTRIBUTIONS: Final = ({"log_p", "log_q"}, {"logp", "logq"}, {"p_log", "q_log"})
 _NOISES: Final = {"noise", "eps", "epsilon"}
+_CONFIDENCES: Final = {"confidence", "confidences"}
+_LEVELS: Final = {"levels"}
+_HAZARDS: Final = {"hazards", "hazard"}
+_INTERVALS: Final = {"y", "label", "labels", "interval", "intervals"}
+_CENSORED: Final = {"c", "censorship", "censored", "censoring", "is_censored"}
+_RISKS: Final = {
+    *("log_hazard", "log_hazards", "log_hz", "log_h", "log_risk", "log_risks"),
+    *("risk", "risks", "risk_score", "risk_scores", "risk_pred", "hazard_pred"),
+}
+_TIMES: Final = {
+    *("duration", "durations", "time", "times", "event_time", "event_times", "survival_time", "survival_times"),
+}
+_EVENTS: Final = {"event", "events", "event_observed", "event_indicator", "event_indicators", "is_event"}
+_NEXT_DISTRIBUTIONS: Final = {"next_pmfs", "next_pmf", "next_probs", "next_dist", "next_distribution"}
+_PREDICTED_MASSES: Final = {"pmfs", "pmf", "old_pmfs", "pred_pmfs", "current_pmfs"}
+_PREDICTED_QUANTILES: Final = {"quantiles", "current_quantiles", "pred_quantiles", "predicted_quantiles"}
+_NEXT_LOGPROBS: Final = {
+    *("next_state_log_pi", "next_log_pi", "next_log_prob", "next_log_probs", "next_logp", "next_actions_log_prob"),
+}
+_WANTED_VALUES: Final = {"target_q", "q_target", "target_v", "v_target", "td_target", "target_value"}
+_SCORED: Final = {"scores", "predictions", "preds", "pred", "outputs"}
+_SEQUENCES: Final = {"sequence_ids", "seq_ids", "seq_idx"}
 _LENGTHS: Final = {"input_lengths", "target_lengths"}
 
 
@@ -43,6 +65,10 @@ def meaning_beside(parameter: str, beside: Collection[str]) -> str | None:
 def _together(names: set[str]) -> list[tuple[str, set[str]]]:
     """Return the meanings these names have because they stand together, each with its names."""
     found = [("embedding", each) for each in _EMBEDDED if each <= names and (len(names) == 2 or each != {"a", "b"})]
+    guides = {name for name in names if name.startswith("guide_") and name.removeprefix("guide_") in names}
+    found.append(("teacher_embedding", guides))
+    if any(meaning == "embedding" for meaning, _ in found):
+        found.append(("confidence", _CONFIDENCES))
     if names & _DEVIATIONS.keys():
         found.append(("mean", _MEANS))
     if names & _RECONSTRUCTIONS and names & _ORIGINALS:
@@ -59,4 +85,38 @@ def _together(names: set[str]) -> list[tuple[str, set[str]]]:
         found += [("spelled", {"labels", "target", "targets"})]
     if {"q_values", "q"} & names or any("logit" in name or "score" in name for name in names):
         found += [("target", {"actions", "action"})]
+    return found + _outcomes(names) + _steps(names)
+
+
+def _outcomes(names: set[str]) -> list[tuple[str, set[str]]]:
+    """Return the same for scales, attributes, times until an event, and distributions of values."""
+    found: list[tuple[str, set[str]]] = []
+    if any("logit" in name for name in names):
+        found += [("levels", _LEVELS), ("next_distribution", _NEXT_DISTRIBUTIONS)]
+    if names & _HAZARDS and names & _INTERVALS and names & _CENSORED:
+        found += [("hazards", _HAZARDS), ("interval", _INTERVALS), ("censored", _CENSORED)]
+    if names & _RISKS and names & _TIMES and names & _EVENTS:
+        found += [("risk", _RISKS), ("duration", _TIMES), ("event", _EVENTS)]
+    if "target_pmfs" in names and names & _PREDICTED_MASSES:
+        found += [("student_probabilities", _PREDICTED_MASSES), ("teacher_probabilities", {"target_pmfs"})]
+    if "target_quantiles" in names and names & _PREDICTED_QUANTILES:
+        found += [("quantiles", _PREDICTED_QUANTILES)]
+    if {"attributes", "rated"} <= names and names & _SCORED:
+        found += [("ratings", {"attributes"}), ("token_mask", {"rated"}), ("prediction", _SCORED)]
+    return found
+
+
+def _steps(names: set[str]) -> list[tuple[str, set[str]]]:
+    """Return the same for steps of an episode, and for rows that hold several sequences."""
+    found: list[tuple[str, set[str]]] = []
+    if {"labels", "logits"} <= names:
+        found.append(("documents", _SEQUENCES))
+    if "v" in names and names & _WANTED_VALUES:
+        found += [("action_values", {"v"}), ("target", _WANTED_VALUES)]
+    if any(name.startswith(("q", "current_q")) for name in names):
+        found.append(("next_action_logprobs", _NEXT_LOGPROBS))
+    if {"rewards", "discounts"} <= names:
+        along = any("log_prob" in name or "logp" in name for name in names - _NEXT_LOGPROBS) and "values" in names
+        found += [("token_rewards", {"rewards"}), ("token_discounts", {"discounts"})] if along else []
+        found += [("old_values", {"values"})] if along else [("discounts", {"discounts"})]
     return found

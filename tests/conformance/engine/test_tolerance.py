@@ -24,8 +24,8 @@ def case(terms: int = 8, largest: float = 1.0) -> Case:
 
 
 def of_value(value: float = 0.0, sensitivity: float = 0.0, terms: int = 8, eps: float = EPS) -> Tolerance:
-    slopes, at = {X.key: torch.tensor([-sensitivity, torch.inf])}, {X.key: torch.tensor([1.0, 1.0])}
-    return value_tolerance(Evaluation(torch.tensor(value), gradients=slopes, inputs=at), case(terms), eps)
+    measured = {X.key: (torch.tensor([1.0, 1.0]), torch.tensor([-sensitivity, torch.inf]))}
+    return value_tolerance(Evaluation(torch.tensor(value), measured=measured), case(terms), eps)
 
 
 def of_gradient(

@@ -8,9 +8,9 @@ from loss_reference import Contract, Field, LossFunction
 from tests.conformance.engine.misbehaving import quick_engine
 
 BATCH_FIELDS = (
-    "input_ids, input_lengths, token_mask, sample_mask, reference_policy_logprobs, prev_logprobs, generation_logprobs, "
-    "advantages, returns, values, rewards, labels, teacher_logits, teacher_topk_logits, teacher_topk_indices, "
-    "positive_pairs, negative_pairs, global_valid_toks, global_valid_seqs"
+    "input_ids, input_lengths, token_mask, sample_mask, reference_policy_logprobs, reference_logits, prev_logprobs, "
+    "generation_logprobs, advantages, returns, values, rewards, labels, document_ids, teacher_logits, teacher_logprobs, "
+    "teacher_topk_logits, teacher_topk_indices, positive_pairs, negative_pairs, global_valid_toks, global_valid_seqs"
 )
 
 
