@@ -25,6 +25,7 @@ from tests.faults import (
     matching,
     metrics,
     named,
+    named_sides,
     options,
     precision,
     process,
@@ -75,6 +76,7 @@ MODULES: Final = (
     ranks,
     blind,
     named,
+    named_sides,
     declared,
     whole_inputs,
 )
