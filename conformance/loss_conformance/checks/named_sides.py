@@ -46,12 +46,13 @@ STEP: Final = 3.0
     applies=lambda trial: unless("stochastic", "stateful")(trial) or _unless_named(trial, LEVEL),
 )
 def level_favours_its_side(trial: Trial) -> None:
-    sides = _beside_target(trial)
+    sides, tried = _beside_target(trial), False
     for name, value in _named(trial, LEVEL):
         costs = [[_cost(trial, trial.case, side, {name: _alike(value, at)}) for side in sides] for at in (HIGH, LOW)]
         if any(cost is None for pair in costs for cost in pair):
             continue
-        (high, low) = ([float(cost.value) for cost in pair if cost is not None] for pair in costs)
+        tried = True
+        high, low = ([float(cost.value) for cost in pair if cost is not None] for pair in costs)
         bound = 4 * max(trial.value_tolerance(cost).bound for pair in costs for cost in pair if cost is not None)
         # A level is one where its complement exchanges the sides; whatever else is called tau or q does not.
         mirrored = all(abs(ours - theirs) <= bound for ours, theirs in zip(high, reversed(low), strict=True))
@@ -63,6 +64,7 @@ def level_favours_its_side(trial: Trial) -> None:
                 changed=f"every prediction {AWAY:g} below its target, and {AWAY:g} above it",
                 **_as_said(trial, name),
             )
+    _require_tried(tried)
 
 
 @check(
@@ -78,6 +80,7 @@ def focus_is_on_what_is_hard(trial: Trial) -> None:
     said = _name(trial)
     if OTHERWISE.search(said):
         raise NotExercised("what it calls focal may favour what is easy")
+    tried = False
     for name, value in _named(trial, FOCUS):
         if not (FOCAL.search(said) or FOCAL.search(name)) or isinstance(value, tuple | list):
             continue
@@ -94,6 +97,7 @@ def focus_is_on_what_is_hard(trial: Trial) -> None:
             part = float(focused.value) / float(whole.value)
             kept.append(part)
             bound += sum(trial.value_tolerance(each).bound for each in (whole, focused)) / float(whole.value)
+        tried = tried or len(kept) == 2
         # A factor between 0 and 1, and nothing else beside it: parts that have no focus change their share as scores move.
         whole_factor = len(kept) == 2 and kept[1] >= 0 and kept[0] <= 1 + 4 * bound
         if whole_factor and kept[0] - 2 * kept[1] > 4 * bound:
@@ -103,6 +107,7 @@ def focus_is_on_what_is_hard(trial: Trial) -> None:
                 changed=f"{name} from 0 to {focus:g}; scores {STEP:g} in the direction that lowers L, and in the other",
                 **_as_said(trial, name),
             )
+    _require_tried(tried)
 
 
 @check(
@@ -114,8 +119,7 @@ def focus_is_on_what_is_hard(trial: Trial) -> None:
     fix="alpha * y * positive + (1 - alpha) * (1 - y) * negative; pos_weight * y * positive + (1 - y) * negative.",
     seen_in="qubvel/segmentation_models#259",
     applies=lambda trial: (
-        unless("stochastic", "stateful")(trial)
-        or _unless_named(trial, WEIGHT, *((ALPHA,) if FOCAL.search(_name(trial)) or _focused(trial) else ()))
+        unless("stochastic", "stateful")(trial) or _unless_named(trial, WEIGHT, *((ALPHA,) if _is_focal(trial) else ()))
     ),
 )
 def positive_weight_spares_negatives(trial: Trial) -> None:
@@ -124,23 +128,27 @@ def positive_weight_spares_negatives(trial: Trial) -> None:
     if len(labels) != 1 or [slot.shape for slot in trained] != [labels[0].shape]:
         raise NotExercised("it holds no scores against one target of 0 or 1 each")
     none = {labels[0].key: torch.zeros_like(trial.case.tensor(labels[0]))}
-    for name, value in (*_named(trial, WEIGHT), *_named(trial, ALPHA)):
+    tried = False
+    balances = _named(trial, ALPHA) if _is_focal(trial) else []
+    for name, value in (*_named(trial, WEIGHT), *balances):
         weights = (0.25, 0.75) if ALPHA.fullmatch(name) else (1.0, 4.0)
-        if isinstance(value, tuple | list) or (
-            ALPHA.fullmatch(name) and not (FOCAL.search(_name(trial)) or _focused(trial))
-        ):
-            continue
-        lower, higher = (_cost(trial, trial.case, none, {name: weight}) for weight in weights)
-        if lower is None or higher is None:
-            continue
-        bound = 4 * (trial.value_tolerance(lower).bound + trial.value_tolerance(higher).bound)
-        if float(higher.value - lower.value) > bound:
-            raise Broken(
-                f"L rises from {number(lower.value)} to {number(higher.value)}",
-                "no rise",
-                changed=f"{name} from {weights[0]:g} to {weights[1]:g}, every {labels[0].key} 0",
-                **_as_said(trial, name),
-            )
+        # What is not set yet may be wanted as a tensor.
+        kinds = (float, torch.tensor) if value is None or isinstance(value, Tensor) else (float,)
+        for kind in kinds:
+            lower, higher = (_cost(trial, trial.case, none, {name: kind(weight)}) for weight in weights)
+            if lower is None or higher is None:
+                continue
+            tried = True
+            bound = 4 * (trial.value_tolerance(lower).bound + trial.value_tolerance(higher).bound)
+            if float(higher.value - lower.value) > bound:
+                raise Broken(
+                    f"L rises from {number(lower.value)} to {number(higher.value)}",
+                    "no rise",
+                    changed=f"{name} from {weights[0]:g} to {weights[1]:g}, every {labels[0].key} 0",
+                    **_as_said(trial, name),
+                )
+            break
+    _require_tried(tried)
 
 
 def _beside_target(trial: Trial) -> list[dict[str, Tensor]]:
@@ -189,13 +197,18 @@ def _cost(trial: Trial, case: Case, moved: dict[str, Tensor], changed: dict[str,
     return got if bool(torch.isfinite(got.value)) else None
 
 
+def _require_tried(tried: bool) -> None:
+    if not tried:
+        raise NotExercised("no setting of that name could be tried")
+
+
 def _name(trial: Trial) -> str:
     return trial.bench.subject.target.rpartition(".")[2]
 
 
-def _focused(trial: Trial) -> bool:
-    """Return whether a loss that is not called focal has what one has: a focus beside the weight."""
-    return any(FOCAL.search(name) for name in trial.bench.subject.settings)
+def _is_focal(trial: Trial) -> bool:
+    """Return whether the loss or a setting beside its weight is called focal: elsewhere alpha is whatever it is."""
+    return any(FOCAL.search(name) for name in (_name(trial), *trial.bench.subject.settings))
 
 
 def _alike(value: Any, level: float) -> Any:
