@@ -27,6 +27,7 @@ from tests.faults import (
     matching,
     metrics,
     named,
+    named_sides,
     options,
     packed,
     precision,
@@ -81,6 +82,7 @@ MODULES: Final = (
     ranks,
     blind,
     named,
+    named_sides,
     declared,
     whole_inputs,
 )
