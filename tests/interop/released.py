@@ -24,6 +24,15 @@ def library(*modules: str) -> None:
 
 def failed(loss: Any, config: dict[str, Any] | None = None) -> set[str]:
     """Return the names of the checks that failed; advice is not among them."""
+    return _checks(loss, config, Status.FAILED)
+
+
+def advised(loss: Any, config: dict[str, Any] | None = None) -> set[str]:
+    """Return the names of the checks that gave advice."""
+    return _checks(loss, config, Status.ADVICE)
+
+
+def _checks(loss: Any, config: dict[str, Any] | None, status: Status) -> set[str]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -31,7 +40,7 @@ def failed(loss: Any, config: dict[str, Any] | None = None) -> set[str]:
     finally:
         torch.set_num_threads(threads)
     assert report.having(Status.PASSED), f"nothing was tried on {loss}"
-    return {verdict.check for verdict in report.having(Status.FAILED)}
+    return {verdict.check for verdict in report.having(status)}
 
 
 def named(*losses: Any) -> Any:

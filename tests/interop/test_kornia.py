@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.interop.released import broken, failed, library, named
+from tests.interop.released import advised, broken, failed, library, named
 
 library("kornia.losses")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,7 +29,15 @@ def test_sound_though_it_refuses_reductions_its_own_way(name, config):
     # Two samples of two values: -0.697 in float32, -log 2 = -0.693 in float64. Each of the 64 x 64 bins is clamped to the
     # machine epsilon, which adds 4096 eps log(1 / eps) to the joint entropy.
     ("mutual_information_loss", "float32_accuracy"),
-    ("normalized_mutual_information_loss", "float32_accuracy"),
 )
 def test_defect(name, config, checks):
     assert set(checks.split()) <= failed(f"kornia.losses.{name}", config)
+
+
+# What a loss that declares nothing may mean: told, not failed.
+@broken(
+    # As above, divided by one of the entropies: on some batches within what float32 may lose.
+    ("normalized_mutual_information_loss", "float32_accuracy"),
+)
+def test_doubt(name, config, checks):
+    assert set(checks.split()) <= advised(f"kornia.losses.{name}", config)

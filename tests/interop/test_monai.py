@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.interop.released import broken, failed, library, named
+from tests.interop.released import advised, broken, failed, library, named
 
 library("monai.losses")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -22,10 +22,17 @@ def test_sound(name, config):
     # MaskedLoss(loss=super().forward): pickle restores the bound method by its name, which is the subclass's own forward:
     # RecursionError on the first call of the copy.
     ("MaskedDiceLoss", "copies"),
+)
+def test_defect(name, config, checks):
+    assert set(checks.split()) <= failed(f"monai.losses.{name}", config)
+
+
+# What a loss that declares nothing may mean: told, not failed.
+@broken(
     # reduction="sum" takes the mean over the spatial axes first; without any, mean(dim=[]) is over everything: four terms
     # that add up to 0.94 give 0.24. DiceFocalLoss hands its reduction on.
     ("FocalLoss", "reductions_agree"),
     ("DiceFocalLoss", "reductions_agree"),
 )
-def test_defect(name, config, checks):
-    assert set(checks.split()) <= failed(f"monai.losses.{name}", config)
+def test_doubt(name, config, checks):
+    assert set(checks.split()) <= advised(f"monai.losses.{name}", config)
