@@ -46,6 +46,8 @@ def option_effect(trial: Trial) -> None:
     }
     for name, effect in effects.items():
         if effect.value_moves and not effect.gradient_moves:
+            if _acts_further_on(trial, name, settings[name], of_gradient=True):
+                continue  # where it moved the value, all terms were constants, as beyond a clip
             raise Broken(
                 f"{name} changes the value of L and no gradient at all",
                 f"a gradient that changes with {name}",
@@ -166,15 +168,19 @@ def _acts_on_wide_constants(trial: Trial, name: str, values: list[Any]) -> bool:
     )
 
 
-def _acts_further_on(trial: Trial, name: str, values: list[Any]) -> bool:
-    """Return whether a setting acts on cases this run does not hold: all counts may have been those of one batch."""
+def _acts_further_on(trial: Trial, name: str, values: list[Any], *, of_gradient: bool = False) -> bool:
+    """Return whether a setting acts, or moves the gradient, on cases this run does not hold.
+
+    All counts of its own may have been those of one batch, all its tokens beyond a bound.
+    """
     rebuild = trial.bench.subject.rebuild
     assert rebuild is not None
     try:
         losses = [rebuild({name: value}) for value in values]
         for case, _ in trial.bench.further_cases(VARIED):
-            answers = [trial.evaluate(case, loss=loss) for loss in losses]
-            if any(any(trial.moves(answers[0], other)) for other in answers[1:]):
+            first, *others = (trial.evaluate(case, loss=loss) for loss in losses)
+            moved = [trial.moves(first, other) for other in others]
+            if any(gradient or (value and not of_gradient) for value, gradient in moved):
                 return True
     except (Malformed, LossRaised, ValueError, TypeError, AssertionError):
         return False
