@@ -59,7 +59,8 @@ class Caller:
         case = case if dtype is None else case.cast(dtype)
         loss = self._ready(case, loss, copied=self.fresh_each_time and not same_object)
         with contextlib.nullcontext() if grad_mode_as_left else torch.enable_grad():
-            return evaluate(self.subject.protocol, loss, case, terms=self._terms, stopwatch=self.stopwatch, **how)
+            how = {"terms": self._terms, "stopwatch": self.stopwatch, **how}
+            return evaluate(self.subject.protocol, loss, case, **how)
 
     def keeps_something(self, case: Case, *, evaluating: bool = False) -> bool:
         """Return whether a call on ``case`` changes a tensor the loss keeps, tried on a copy.

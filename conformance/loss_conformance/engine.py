@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from loss_conformance.guard import ForeignExit, Limited, TimeLimit, contained, o
 from loss_conformance.profile import profile_named
 from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.subject.subject import Subject
+from loss_conformance.subject.usual_settings import as_text
 from loss_conformance.trial import Broken, Crashed, NotExercised, Trial, Unanswered
 from loss_conformance.verdict import Failure, Report, Status, Verdict
 from loss_reference.names import nearest_name
@@ -163,7 +163,7 @@ class Engine:
     def warnings(self) -> tuple[str, ...]:
         """Return what a reader of a green run must know: how little of the loss its cases may have exercised."""
         assumed = tuple(
-            f"nothing gives {name} a value, so {value!r} was taken: --loss-config '{json.dumps({name: value})}'"
+            f"nothing gives {name} a value, so {value!r} was taken: --loss-config '{as_text(name, value)}'"
             for name, value in self.subject.assumed.items()
         )
         try:

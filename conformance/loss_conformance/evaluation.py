@@ -112,6 +112,7 @@ def evaluate(
     case: Case,
     *,
     terms: bool = False,
+    uneven: bool = False,
     constants_too: bool = False,
     only: frozenset[str] | None = None,
     upstream: float = 1.0,
@@ -123,6 +124,7 @@ def evaluate(
 
     Args:
         terms: the contract says that the loss returns one value per term; their sum is the value.
+        uneven: the value is a sum in which the terms have different weights, as they have for whoever reduces them.
         constants_too: give ``requires_grad`` to constant inputs as well.
         only: keys of the trainable inputs that get ``requires_grad``; ``None`` means all.
         upstream: the gradient that arrives from above.
@@ -153,7 +155,7 @@ def evaluate(
         raise LossRaised(error) from error
     value, metrics = result_of(returned)
     with torch.enable_grad():  # the loss may have left it off
-        value = scalar(value, terms)
+        value = scalar(value, terms, uneven=uneven)
         # Backward runs on the plain tensors underneath: a custom Function would see some of both.
         value = value.as_subclass(Tensor) if through is not None else value
     if through is not None:
@@ -179,14 +181,17 @@ def evaluate(
     )
 
 
-def scalar(value: Any, terms: bool) -> Tensor:
-    """Return ``value`` as the 0-dim tensor it must be, or the sum of its terms; raise ``Malformed`` otherwise."""
+def scalar(value: Any, terms: bool, *, uneven: bool = False) -> Tensor:
+    """Return ``value`` as the 0-dim tensor it must be, or a sum of its terms; raise ``Malformed`` otherwise."""
     if not isinstance(value, Tensor):
         shown = repr(value)
         kind = "" if value is None else f"{type(value).__name__} "
         raise Malformed(f"{kind}{shown if len(shown) < 60 else shown[:57] + '...'}")
     if not value.is_floating_point():
         raise Malformed(f"a tensor of {value.dtype}")
+    if terms and uneven:
+        weights = 1.0 + 0.25 * (torch.arange(value.numel(), device=value.device) % 5)
+        return (value * weights.to(value.dtype).reshape(value.shape)).sum()
     if terms:
         return value.sum()
     if value.dim() != 0:

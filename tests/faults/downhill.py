@@ -20,10 +20,19 @@ class TopAndRest(LossFunction):
         q = kept(model_outputs["logits"][:, :-1], m).log_softmax(-1)
         top = p.topk(min(TOP, p.shape[-1] - 1), -1).indices
         rest = torch.ones_like(p, dtype=torch.bool).scatter(-1, top, False)
-        p, p_rest = p.gather(-1, top), p.masked_fill(~rest, -torch.inf).logsumexp(-1)
-        q_rest = self.rest_of_student(q.masked_fill(~rest, -torch.inf).logsumexp(-1), p_rest)
-        kl = (p.exp() * (p - q.gather(-1, top))).sum(-1) + p_rest.exp() * (p_rest - q_rest)
+        p, p_rest = p.gather(-1, top), self.together(p.masked_fill(~rest, -torch.inf))
+        q_rest = self.rest_of_student(self.together(q.masked_fill(~rest, -torch.inf)), p_rest)
+        kl = self.expected(p, p - q.gather(-1, top)).sum(-1) + self.expected(p_rest, p_rest - q_rest)
         return token_mean(kl, m, batch)
+
+    def together(self, log_p):
+        """log sum exp, and -inf without a gradient where every one of them is impossible."""
+        none = (log_p == -torch.inf).all(-1)
+        return torch.where(none, -torch.inf, torch.where(none[..., None], 0.0, log_p).logsumexp(-1))
+
+    def expected(self, log_p, difference):
+        possible = log_p > -torch.inf
+        return torch.where(possible, log_p.exp() * torch.where(possible, difference, 0.0), 0.0)
 
     def rest_of_student(self, q_rest, p_rest):
         return q_rest

@@ -105,6 +105,7 @@ class Whitened(LossFunction):
 
     def advantages(self, batch, m):
         a = constant(batch, "advantages", m)
+        a = a.float() if a.dtype is torch.float16 else a  # which has no 1e-8
         n = m.sum().clamp(min=1)
         mean = (a * m).sum() / n
         std = ((kept(a - mean, m).square() * m).sum() / n + 1e-8).sqrt()

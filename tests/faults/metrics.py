@@ -121,7 +121,7 @@ class ScatteredRanks(LossFunction):
         v = kept(model_outputs["values"] - batch["returns"].detach(), m)
         order = v.detach().argsort(1)
         ranked = self.buffer(v).scatter(1, order, v)
-        return ranked.square().sum() / m.sum().clamp(min=1)
+        return ranked.to(torch.promote_types(v.dtype, torch.float32)).square().sum() / m.sum().clamp(min=1)
 
 
 class ScatteredAlike(ScatteredRanks):

@@ -96,6 +96,8 @@ def rows_of_equal_tokens(case: Case) -> Case | None:
     shorter = (position > 0) & (position <= 1 + torch.arange(rows)[:, None] % (tokens - 1))
     changed = {mask.key: shorter.to(case.tensor(mask))}
     for slot in case.slots():
+        if slot.kind == "batch.input_lengths":
+            changed[slot.key] = torch.full_like(case.tensor(slot), tokens)  # or it would cut off what is trained now
         structure = slot.role in ("mask", "count", "lengths") and slot.kind != DOCUMENTS
         if structure or slot.row_axis is None:
             continue

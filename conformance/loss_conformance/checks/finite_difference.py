@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+import functools
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -32,7 +33,32 @@ DIRECTIONS: Final = 3
     own_batch=True,
 )
 def finite_difference(trial: Trial) -> None:
-    base = trial.finite_base
+    for how in (_as_called(trial), *_unreduced(trial)):
+        _require_slopes(trial, how)
+
+
+def _as_called(trial: Trial) -> dict[str, Any]:
+    """Return how to evaluate the loss; terms it returns are weighted differently, as whoever reduces them may do."""
+    return {"uneven": True} if trial.facts.contract.output == "terms" else {}
+
+
+def _unreduced(trial: Trial) -> list[dict[str, Any]]:
+    """Return how to evaluate the loss with the setting by which it returns its terms, if it has one."""
+    subject = trial.bench.subject
+    if subject.rebuild is None or subject.settings.get("reduction", "none") == "none":
+        return []
+    try:
+        how = {"loss": subject.rebuild({"reduction": "none"}), "terms": True, "uneven": True}
+        value = trial.evaluate(trial.case, **how).value
+    except Exception:
+        return []  # not offered, which reductions_agree says
+    return [how] if bool(torch.isfinite(value)) else []
+
+
+def _require_slopes(trial: Trial, how: dict[str, Any]) -> None:
+    base = trial.evaluate(trial.case, **how) if how else trial.finite_base
+    if "loss" in how:
+        base = replace(base, parameters={})  # those of the loss under test, which are moved in it alone
     if not base.gradients and not base.parameters:
         raise NotExercised("it trains nothing")
     generator = torch.Generator().manual_seed(trial.bench.seed)
@@ -41,7 +67,7 @@ def finite_difference(trial: Trial) -> None:
         direction = _direction(trial.case, base, generator)
         gradients = {**base.gradients, **base.parameters}
         slope = sum(float((gradients[key] * v).sum()) for key, v in direction.items())
-        difference = _central(trial, direction)
+        difference = _central(trial, base, direction, how)
         if difference is None:
             continue
         allowed = difference.error + 1e-5 * abs(difference.slope)
@@ -53,6 +79,7 @@ def finite_difference(trial: Trial) -> None:
         raise Broken(
             f"slope {number(slope)} by backward",
             f"{number(wanted)} by finite difference",
+            changed="each term with a weight of its own" if how else "",
             tolerance=f"{allowed:.1e} (step error of the difference)",
             cause=f"the gradient is {number(factor)} times that of the returned value." if factor is not None else "",
             declare="" if factor is not None else "Contract(surrogate_gradient=True)",
@@ -76,31 +103,39 @@ def _direction(case: Case, base: Evaluation, generator: torch.Generator) -> dict
     return direction
 
 
-def _central(trial: Trial, direction: dict[str, Tensor]) -> _Difference | None:
+def _central(trial: Trial, base: Evaluation, direction: dict[str, Tensor], how: dict[str, Any]) -> _Difference | None:
     """Return the central difference and its error, or ``None`` beside a kink, where two steps disagree."""
-    base = trial.base
+    slope = functools.partial(_slope, trial, base, direction, how)
     scale = 1.0 + float(base.value.abs())
     step = 0.25 * trial.bench.eps ** (1 / 3)
-    coarse, fine = (_slope(trial, direction, h) for h in (2 * step, step))
+    coarse, fine = (slope(h) for h in (2 * step, step))
     rounding = 64 * trial.bench.eps * scale * _reach(trial.case) / step
     if abs(coarse - fine) > rounding + 1e-2 * abs(fine):
         return None
     # Where the function is smooth the error of a one-sided difference halves with the step; at a kink it stays.
-    near, far = (abs(_slope(trial, direction, h, forward=True) - fine) for h in (step, 2 * step))
+    near, far = (abs(slope(h, forward=True) - fine) for h in (step, 2 * step))
     if near > 4 * rounding and far < 1.5 * near:
         return None
     return _Difference(fine, rounding + 4 * abs(coarse - fine))
 
 
-def _slope(trial: Trial, direction: dict[str, Tensor], step: float, forward: bool = False) -> float:
+def _slope(
+    trial: Trial,
+    base: Evaluation,
+    direction: dict[str, Tensor],
+    how: dict[str, Any],
+    step: float,
+    forward: bool = False,
+) -> float:
     def at(h: float) -> float:
         moved = {key: trial.case.tensors[key] + h * v for key, v in direction.items() if key in trial.case.tensors}
-        own = {name: h * v for name, v in direction.items() if name in trial.base.parameters}
+        own = {name: h * v for name, v in direction.items() if name in base.parameters}
         loss = trial.bench.caller.moved(own, trial.bench.dtype) if own else None
-        return float(trial.evaluate(trial.case.with_tensors(moved), only=frozenset(), loss=loss).value)
+        beside = {"loss": loss} | how
+        return float(trial.evaluate(trial.case.with_tensors(moved), only=frozenset(), **beside).value)
 
     if forward:
-        return (at(step) - float(trial.base.value)) / step
+        return (at(step) - float(base.value)) / step
     return (at(step) - at(-step)) / (2 * step)
 
 

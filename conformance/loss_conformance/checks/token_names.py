@@ -19,6 +19,8 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 __all__ = ["token_ids_are_names"]
 
 IDS: Final = ("token_ids", "labels")
+CLASSES: Final = ("labels",)
+"""Kinds of ids that need not be words of a vocabulary."""
 ALIGNS: Final = re.compile(r"ctc|transducer|rnn_?t", re.IGNORECASE)
 """Losses whose id 0 stands for no token at all, by custom."""
 
@@ -63,7 +65,8 @@ def token_ids_are_names(trial: Trial) -> None:
         changed=f"tokens 0 and {often} exchanged in {', '.join(slot.key for slot in (*scores, *ids))}",
         tolerance=trial.value_tolerance(base),
         cause="id 0 alone is singled out, though no setting says so: other ids may be exchanged at will.",
-        guessed=trial.foreign and not trial.facts.any_promised,
+        # Among classes, unlike words, the first is by custom the background, or no entity at all.
+        guessed=(trial.foreign and not trial.facts.any_promised) or all(slot.kind in CLASSES for slot in ids),
     )
 
 
@@ -73,6 +76,9 @@ def _unless_zero_is_meant(trial: Trial) -> str | None:
     said = next((name for name, value in settings.items() if type(value) is int and value == 0), None)
     if said is not None:
         return f"{said} = 0 may be the id of a blank, of padding or of a background"
+    background = next((name for name in settings if "background" in name), None)
+    if background is not None:
+        return f"{background} says that a class is the background, and that is 0"
     if any(slot.role == "lengths" or slot.ignore == 0 for slot in trial.case.slots()):
         return "0 may be its blank or its padding"
     return "0 is its blank" if ALIGNS.search(trial.bench.subject.target.rpartition(".")[2]) else None

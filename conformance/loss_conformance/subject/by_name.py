@@ -19,11 +19,12 @@ from loss_conformance.subject.declared_slots import (
     with_row_axis,
     with_token_axis,
 )
+from loss_conformance.subject.held import Asked, Holders, ways_to_hold
 from loss_conformance.subject.own_sizes import sized
 from loss_conformance.subject.parameter_names import SIZES, loose_meaning, meaning_of, meanings_of
 from loss_conformance.subject.probabilities import takes_probabilities
 from loss_conformance.subject.probe import PLAN, Fit, Probe, probe, spare
-from loss_conformance.subject.protocol import CallingProtocol
+from loss_conformance.subject.protocol import CallingProtocol, CannotFeed
 from loss_conformance.subject.readings import readings
 from loss_conformance.subject.signatures import (
     VARIADIC,
@@ -33,7 +34,14 @@ from loss_conformance.subject.signatures import (
     required_parameters,
 )
 from loss_conformance.subject.torch_losses import slots_of_torch_loss
-from loss_conformance.subject.unfed import list_of_tensors, no_parameters, none_fits, unknown_parameter
+from loss_conformance.subject.unfed import (
+    list_of_tensors,
+    no_parameters,
+    none_fits,
+    unknown_field_of,
+    unknown_parameter,
+)
+from loss_conformance.subject.written_names import bare
 from loss_reference.contract import Contract, Field
 
 __all__ = ["ByNameProtocol"]
@@ -48,12 +56,32 @@ class ByNameProtocol(CallingProtocol):
     name: ClassVar[str] = "parameter names of the call"
     foreign: ClassVar[bool] = True
 
+    def __init__(self) -> None:
+        self._holders = Holders()
+
     def routes(self, loss: Any, contract: Contract) -> tuple[Schema, ...]:
-        copy = spare(loss)
         contract = replace(contract, fields=with_row_axis(with_token_axis(contract.fields)))
+        refused: CannotFeed | None = None
+        for self._holders in ways_to_hold(loss, contract.fields):
+            try:
+                self._find_fields(loss, contract)
+                return (self._fitting(loss, contract),)
+            except CannotFeed as error:
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
+    def _fitting(self, loss: Any, contract: Contract) -> Schema:
+        """Return the first inputs that suit the loss.
+
+        Raises:
+            CannotFeed: there are none.
+        """
+        copy = spare(loss)
+        parameters = self._holders.parameters(loss)
         best: tuple[Schema, Probe] | None = None
         tried: list[tuple[str, Probe]] = []
-        for name, schema in _sized_candidates(loss, contract):
+        for name, schema in _sized_candidates(loss, parameters, contract):
             schema = _without_refused_label(self.call, copy, schema)
             outcome = probe(self.call, copy, schema)
             # Once more in other sizes: the first may have fitted by accident, such as S classes where V are meant.
@@ -72,42 +100,74 @@ class ByNameProtocol(CallingProtocol):
             if best is None or outcome.fit > best[1].fit:
                 best = schema, outcome
         if best is None or best[1].fit is Fit.RAISED:
-            raise none_fits(required_parameters(loss), tried)
+            raise none_fits([p.name for p in parameters if p.default is Parameter.empty], tried)
         schema, outcome = best
-        return (_shifted(schema, outcome),)
+        return _shifted(schema, outcome)
 
     def hand_over(self, loss: Any, case: Case) -> Any:
         given: dict[str, Any] = {slot.name: case.tensor(slot) for slot in case.slots()}
         parameters = parameters_of(loss)
-        given |= {p.name: _size(p.name, case) for p in parameters if _is_size(p)}
+        given = self._holders.filled(given | {p.name: _size(p.name, case) for p in parameters if _is_size(p)})
         in_order = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_ONLY and p.name in given]
         positional = [given.pop(name) for name in in_order]
         return loss(*positional, **given)
 
+    def _find_fields(self, loss: Any, contract: Contract) -> None:
+        """Learn which tensors the arguments that hold some must hold, from what the loss asks them for.
 
-def _sized_candidates(loss: Any, contract: Contract) -> Iterator[tuple[str, Schema]]:
-    for name, schema in _candidates(loss, contract):
+        Raises:
+            CannotFeed: it asks for one whose name says nothing.
+        """
+        while self._holders.fields and (asked := self._asked_in_vain(spare(loss), contract)) is not None:
+            if not asked.optional and loose_meaning(asked.field) is None and meaning_of(asked.field) is None:
+                raise unknown_field_of(asked.argument, asked.field)
+            self._holders = self._holders.with_field(asked)
+
+    def _asked_in_vain(self, loss: Any, contract: Contract) -> Asked | None:
+        """Return a field that the loss cannot do without and was not given; else one it can use, when its name is known."""
+        parameters = self._holders.parameters(loss)
+        known: list[Asked] = []
+        for _, schema in _sized_candidates(loss, parameters, contract) if parameters else [("", Schema(()))]:
+            outcome = probe(self.call, loss, schema)
+            asked = self._holders.asked()
+            if isinstance(outcome.error, (KeyError, AttributeError)):
+                raised = [each for each in asked if each.field in str(outcome.error)]
+                if raised:
+                    return replace(raised[-1], optional=False)
+            known = [each for each in asked if meaning_of(each.field) is not None]
+            if outcome.fit is Fit.GOOD:
+                break
+        return replace(known[0], optional=True) if known else None
+
+
+def _sized_candidates(loss: Any, parameters: list[Parameter], contract: Contract) -> Iterator[tuple[str, Schema]]:
+    for name, schema in _candidates(loss, parameters, contract):
         for of_its_size in sized(loss, schema):
             yield name, of_its_size
 
 
-def _candidates(loss: Any, contract: Contract) -> Iterator[tuple[str, Schema]]:
+def _candidates(loss: Any, parameters: list[Parameter], contract: Contract) -> Iterator[tuple[str, Schema]]:
     names = required_parameters(loss)
     declared = {name: declared_slot(name, field) for name, field in contract.fields.items()}
     known = slots_of_torch_loss(loss)
     if known is not None and (_is_of_torch(loss) or [slot.name for slot in known] == names):
         renamed = [replace(slot, name=name) for slot, name in zip(known, names, strict=True)]
         yield "its documented inputs", Schema(tuple(declared.get(slot.name, slot) for slot in renamed))
-    tensors = _tensor_parameters(loss, contract)
+    tensors = _tensor_parameters(loss, parameters, contract)
     required = [p for p in tensors if p.default is Parameter.empty]
     for offered in (tensors, required) if len(required) < len(tensors) else (tensors,):
         yield from _as_declared(loss, offered, contract.fields)
         yield from _readings(loss, offered, declared)
     # Last: a function that shifts for itself, fed whole sequences as in a batch of the vocabulary.
-    fields = [vocabulary_argument(p.name, optional=p.default is not Parameter.empty) for p in tensors]
+    fields = [_of_vocabulary(p) for p in tensors]
     if all(slot is not None for slot in fields):
         chosen = [declared.get(slot.name, slot) for slot in fields if slot is not None]
         yield "the fields of a batch [B, S] and its model outputs", Schema(tuple(chosen))
+
+
+def _of_vocabulary(parameter: Parameter) -> Slot | None:
+    slot = vocabulary_argument(bare(parameter.name), optional=parameter.default is not Parameter.empty)
+    return slot and replace(slot, name=parameter.name)
 
 
 def _is_size(parameter: Parameter) -> bool:
@@ -154,29 +214,29 @@ def _as_declared(loss: Any, offered: list[Parameter], declared: Mapping[str, Fie
             yield f"{reading.name}, as declared", Schema(tuple(declared_again(s, declared, optional) for s in chosen))
 
 
-def _tensor_parameters(loss: Any, contract: Contract) -> list[Parameter]:
+def _tensor_parameters(loss: Any, parameters: list[Parameter], contract: Contract) -> list[Parameter]:
     """Return the parameters to feed: required ones, declared ones, and optional ones whose name is known.
 
     Raises:
-        CannotFeed: a required parameter that is a list, or whose meaning is not known, or no parameter at all.
+        CannotFeed: a required parameter whose meaning is not known, or no parameter at all.
     """
     found = []
-    required = required_parameters(loss)
-    for parameter in parameters_of(loss):
+    required = [p.name for p in parameters if p.default is Parameter.empty and p.kind not in VARIADIC]
+    for parameter in parameters:
         if parameter.kind in VARIADIC or _is_size(parameter):
             continue
         declared = parameter.name in contract.fields
         meaning = meaning_of(parameter.name)
-        if parameter.default is Parameter.empty and not declared and is_list_of_tensors(parameter):
-            raise list_of_tensors(parameter.name, annotation_of(parameter))
         if parameter.default is Parameter.empty and not (
             declared or meaning or loose_meaning(parameter.name, required)
         ):
+            if is_list_of_tensors(parameter):
+                raise list_of_tensors(parameter.name, annotation_of(parameter))
             raise unknown_parameter(loss, parameter.name)
         if parameter.default is Parameter.empty or declared or (parameter.default is None and meaning is not None):
             found.append(parameter)
     listed = {parameter.name for parameter in found}
-    if not found or any(p.kind is Parameter.VAR_KEYWORD for p in parameters_of(loss)):
+    if not found or any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
         # A function that hides its parameters can be fed what is declared.
         hidden = [name for name in contract.fields if name not in listed]
         found += [Parameter(name, Parameter.KEYWORD_ONLY) for name in hidden]

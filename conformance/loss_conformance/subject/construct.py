@@ -15,7 +15,7 @@ from loss_conformance.subject.recording import LazySettings, settings_read
 from loss_conformance.subject.signatures import VARIADIC, parameters_of, required_parameters
 from loss_conformance.subject.subject import TargetError
 from loss_conformance.subject.unbuildable import needs_arguments, raised, takes_no
-from loss_conformance.subject.usual_settings import usual_settings
+from loss_conformance.subject.usual_settings import config_class, usual_settings
 from loss_reference.interface import LossFunction
 from loss_reference.settings import ADDRESSING_KEYS, settings_of, without_unread
 
@@ -211,12 +211,24 @@ def _from_function(target: str, function: Callable[..., Any], config: Mapping[st
         del bound.__dict__["__wrapped__"]  # or its signature would be taken for the one without settings
         return bound
 
+    config = {name: _of_its_class(target, function, name, value) for name, value in config.items()}
     declared = getattr(getattr(function, "contract", None), "fields", {})
     assumed = usual_settings(function, lambda name: name in config or name in declared)
     settings = {**_keyword_settings(function, config), **assumed}
     bound = {**config, **assumed}
     rebuild = (lambda changed: with_settings({**bound, **changed})) if settings else None
     return Construction(with_settings(bound) if bound else function, settings, rebuild, assumed)
+
+
+def _of_its_class(target: str, function: Callable[..., Any], name: str, value: Any) -> Any:
+    """Return a config given as a mapping as an object of the class its parameter is annotated with."""
+    cls = config_class(function, name) if isinstance(value, Mapping) else None
+    if cls is None:
+        return value
+    try:
+        return cls(**value)
+    except Exception as error:
+        raise raised(target, cls, error, value) from None
 
 
 def _keyword_settings(maker: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:

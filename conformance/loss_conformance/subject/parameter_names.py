@@ -8,6 +8,7 @@ from typing import Final
 
 from loss_conformance.cases.documents import SAYS_WHICH_DOCUMENT
 from loss_conformance.subject.sibling_names import meaning_beside
+from loss_conformance.subject.written_names import BATCHES, bare, holder_of
 from loss_reference.names import nearest_name
 
 __all__ = ["SIZES", "TRAINABLE", "loose_meaning", "meaning_of", "meanings_of", "nearest_known"]
@@ -189,13 +190,26 @@ TRAINABLE: Final = frozenset(
 """Meanings of what a model computes: these receive gradient, everything else is constant."""
 
 
+_BEFORE: Final = {"logprobs": "old_logprobs", "values": "old_values"}
+
 SIZES: Final = dict.fromkeys(("vocab_size", "num_classes", "n_classes", "num_labels", "vocabulary_size"), "V")
 """Parameters that repeat the size of an axis of another input."""
 
 
 def meanings_of(parameters: Iterable[str]) -> dict[str, str | None]:
-    """Return what each parameter means beside the others: of two kinds of values, those called so are the old ones."""
-    names = list(parameters)
+    """Return what each parameter means beside the others: of two kinds of values, those called so are the old ones.
+
+    What a batch holds was there before the step: beside outputs of the model its log-probabilities are the old ones.
+    """
+    written = list(parameters)
+    found = _meanings_together([bare(name) for name in written])
+    places = {holder_of(name) for name in written}
+    before = {name for name in written if len(places) > 1 and holder_of(name) in BATCHES}
+    meanings = {name: found[bare(name)] for name in written}
+    return {name: _BEFORE.get(m or "", m) if name in before else m for name, m in meanings.items()}
+
+
+def _meanings_together(names: list[str]) -> dict[str, str | None]:
     found = {name: meaning_beside(name, names) or meaning_of(name) or loose_meaning(name, names) for name in names}
     if "target" in found.values():
         # What a label points at may be a row of another embedding than its own.
@@ -245,7 +259,7 @@ def loose_meaning(parameter: str, beside: Collection[str] = ()) -> str | None:
         parameter: its name.
         beside: the names of all required parameters.
     """
-    if (together := meaning_beside(parameter, beside)) is not None:
+    if (together := meaning_beside(bare(parameter), [bare(name) for name in beside])) is not None:
         return together
     words = set(_canonical(parameter).split("_"))
     if words & _COUNTED and words & _HOW_MANY:
@@ -282,7 +296,7 @@ def nearest_known(parameter: str) -> str:
 
 
 def _canonical(parameter: str) -> str:
-    name = parameter.strip("_").lower()
+    name = bare(parameter).strip("_").lower()
     # log_prob, logprobs, log_probs, logps, log_p ... are one word.
     return re.sub(r"(?<![a-z])(l(og)?_?prob(abilitie|abilitys?)?s?|log_?ps?)(?![a-z])", "logp", name)
 

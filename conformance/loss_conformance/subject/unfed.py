@@ -11,7 +11,7 @@ from loss_conformance.subject.probe import Probe
 from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.subject.user_frames import user_traceback
 
-__all__ = ["list_of_tensors", "no_parameters", "none_fits", "unknown_parameter"]
+__all__ = ["list_of_tensors", "no_parameters", "none_fits", "unknown_field_of", "unknown_parameter"]
 
 _SHOWN = 6
 
@@ -44,6 +44,16 @@ def unknown_parameter(loss: Any, name: str) -> CannotFeed:
     if not isinstance(loss, nn.Module):
         lines += ["  if it is a setting, give it a value:", f"      --loss-config '{{\"{name}\": ...}}'"]
     return CannotFeed("\n".join(lines))
+
+
+def unknown_field_of(argument: str, field: str) -> CannotFeed:
+    """Say that a loss reads a field of an argument whose name is not known."""
+    return CannotFeed(
+        f"it reads {argument}[{field!r}], whose meaning is not known{nearest_known(field)}\n"
+        "name a function that takes tensors and fills the argument, and declare what they are:\n"
+        f"    def loss(logits, {field}):\n        return the_loss({argument}={{...}}, ...)\n"
+        f'    loss.contract = Contract(fields={{"{field}": Field(role="values", shape="B S"), ...}})'
+    )
 
 
 def none_fits(parameters: list[str], tried: list[tuple[str, Probe]]) -> CannotFeed:

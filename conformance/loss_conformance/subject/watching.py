@@ -30,6 +30,7 @@ class WatchedMapping(ModelOutputs):
     _place: str
     _required: dict[str, bool]
     _optional: dict[str, bool]
+    _missed: dict[str, bool]
 
     def __init__(self, place: str, tensors: dict[str, Tensor]) -> None:
         super().__init__(tensors)
@@ -37,24 +38,32 @@ class WatchedMapping(ModelOutputs):
         object.__setattr__(self, "_place", place)
         object.__setattr__(self, "_required", {})
         object.__setattr__(self, "_optional", {})
+        object.__setattr__(self, "_missed", {})
 
     def __getitem__(self, field: str) -> Tensor:
         if field not in self.keys():
+            self._missed[field] = True
             raise UnknownFieldRead(self._place, field)
         self._required[field] = True
         return super().__getitem__(field)
 
     def __getattr__(self, field: str) -> Tensor:
         if field.startswith("__") or field not in self.keys():
+            self._missed[field] = True
             raise AttributeError(f"{self._place} has no {field!r}")
         return self[field]
 
     def get(self, field: str, default: Any = None) -> Any:
         self._optional[field] = True
-        return super().__getitem__(field) if field in self.keys() else default
+        if field not in self.keys():
+            self._missed.setdefault(field, False)
+            return default
+        return super().__getitem__(field)
 
     def __contains__(self, field: object) -> bool:
         self._optional[str(field)] = True
+        if field not in self.keys():
+            self._missed.setdefault(str(field), False)
         return field in self.keys()
 
     @property
@@ -64,6 +73,16 @@ class WatchedMapping(ModelOutputs):
         A field that is tested for first and then taken with ``[...]`` is optional.
         """
         return {field: optional for field, optional in self.asked.items() if field in self.keys()}
+
+    @property
+    def missed(self) -> dict[str, bool]:
+        """Fields asked for that are not there, in that order, each with whether the loss cannot do without it."""
+        return dict(self._missed)
+
+    @property
+    def place(self) -> str:
+        """The name of the mapping, as the loss's author writes it."""
+        return self._place
 
     @property
     def asked(self) -> dict[str, bool]:

@@ -99,6 +99,13 @@ def test_equal_tokens_differ_in_the_length_of_their_rows_alone() -> None:
     assert equal.tensor(LOGPROBS)[0, 0] == case.tensor(LOGPROBS)[row, token - 1]
 
 
+def test_rows_of_equal_tokens_are_whole() -> None:
+    lengths = slot(BATCH, "input_lengths")
+    equal = rows_of_equal_tokens(drawn(MASK, lengths, LOGPROBS))
+    assert equal is not None
+    assert equal.tensor(lengths).tolist() == [TOKENS] * ROWS
+
+
 def test_no_equal_tokens_where_nothing_is_trained_or_an_axis_is_unknown() -> None:
     assert rows_of_equal_tokens(drawn(MASK, LOGPROBS, mask="none")) is None
     assert rows_of_equal_tokens(drawn(MASK, slot(MODEL_OUTPUTS, "embeddings"))) is None

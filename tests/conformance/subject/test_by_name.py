@@ -304,14 +304,14 @@ def test_unknown_argument_of_a_module():
 
 
 @pytest.mark.parametrize("annotation", [list[torch.Tensor], "List[Tensor]", "Sequence[torch.FloatTensor]"])
-def test_lists_of_tensors_are_said_to_be_lists(annotation):
-    def deep_supervision(logits, target):
-        return sum(F.cross_entropy(scale, target) for scale in logits)
+def test_lists_of_tensors_nobody_knows_are_said_to_be_lists(annotation):
+    def deep_supervision(pyramid, target):
+        return sum(F.cross_entropy(scale, target) for scale in pyramid)
 
-    deep_supervision.__annotations__["logits"] = annotation
+    deep_supervision.__annotations__["pyramid"] = annotation
     with pytest.raises(CannotFeed) as caught:
         route(deep_supervision)
-    assert str(caught.value).startswith("its argument 'logits' is a list of tensors (")
+    assert str(caught.value).startswith("its argument 'pyramid' is a list of tensors (")
 
 
 @pytest.mark.parametrize("annotation", [torch.Tensor, "Tensor | list[Tensor]", list[int], None])
