@@ -8,14 +8,18 @@ from dataclasses import replace
 from inspect import Parameter
 from typing import Any, ClassVar, Final
 
+from torch import Tensor
+
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.evaluation import LossRaised
 from loss_conformance.subject.declared_slots import (
     agrees_with,
+    class_counts,
     declared_again,
     declared_slot,
     vocabulary_argument,
+    with_class_axis,
     with_row_axis,
     with_token_axis,
 )
@@ -47,6 +51,7 @@ from loss_reference.contract import Contract, Field
 __all__ = ["ByNameProtocol"]
 
 _SOME_IGNORED: Final = replace(PLAN, samples="some")
+_FARTHEST: Final = 4
 _OTHER_SIZES: Final = replace(PLAN, rows=3, tokens=4, vocabulary=7, top_k=2, features=5, seed=2)
 
 
@@ -60,7 +65,7 @@ class ByNameProtocol(CallingProtocol):
         self._holders = Holders()
 
     def routes(self, loss: Any, contract: Contract) -> tuple[Schema, ...]:
-        contract = replace(contract, fields=with_row_axis(with_token_axis(contract.fields)))
+        contract = replace(contract, fields=with_class_axis(with_row_axis(with_token_axis(contract.fields))))
         refused: CannotFeed | None = None
         for self._holders in ways_to_hold(loss, contract.fields):
             try:
@@ -148,7 +153,8 @@ def _sized_candidates(loss: Any, parameters: list[Parameter], contract: Contract
 
 def _candidates(loss: Any, parameters: list[Parameter], contract: Contract) -> Iterator[tuple[str, Schema]]:
     names = required_parameters(loss)
-    declared = {name: declared_slot(name, field) for name, field in contract.fields.items()}
+    classes = class_counts(contract.fields)
+    declared = {name: declared_slot(name, field, classes.get(name)) for name, field in contract.fields.items()}
     known = slots_of_torch_loss(loss)
     if known is not None and (_is_of_torch(loss) or [slot.name for slot in known] == names):
         renamed = [replace(slot, name=name) for slot, name in zip(known, names, strict=True)]
@@ -285,22 +291,27 @@ def _declined(outcome: Probe) -> bool:
 
 
 def _shifted(schema: Schema, outcome: Probe) -> Schema:
-    """Return the schema with logits aligned as the loss aligns them: some shift labels and masks by one themselves."""
-    says = next(
-        (s for s in schema.slots if (s.ignore is not None or s.role == "mask") and s.token_axis is not None), None
-    )
+    """Return the schema with scores aligned as the loss aligns them: some shift labels and masks by one themselves."""
+    says = any((s.ignore is not None or s.role == "mask") and s.token_axis is not None for s in schema.slots)
     logits = schema.find("model_outputs.logits")
-    if says is None or logits is None or outcome.case is None or logits.key not in (outcome.gradients or {}):
+    if not says or logits is None or outcome.case is None or logits.key not in (outcome.gradients or {}):
         return schema
-    assert outcome.gradients is not None
-    reached = outcome.gradients[logits.key].abs().sum(dim=-1) != 0
-    trained = outcome.case.trained
-    # A trained token may get nothing, a clipped one; one that is not trained never does.
-    as_given, by_one = bool((reached & ~trained).any()), bool((reached[:, :-1] & ~trained[:, 1:]).any())
-    if not as_given or by_one or bool(reached[:, -1].any()):
-        return schema
+    gradients, trained = outcome.gradients or {}, outcome.case.trained
+    alike = [slot for slot in schema.slots if slot.shape == logits.shape and slot.role == logits.role]
+    found = {slot.key: _shift(gradients[slot.key], trained) for slot in alike if slot.key in gradients}
     # What is compared with them position by position, the logits of a teacher, speaks of the same tokens.
-    distributions = [slot for slot in schema.slots if slot.shape == logits.shape and slot.role == logits.role]
-    return replace(
-        schema, slots=tuple(replace(slot, shift=1) if slot in distributions else slot for slot in schema.slots)
-    )
+    shifts = {slot.key: found.get(slot.key, found[logits.key]) for slot in alike}
+    return replace(schema, slots=tuple(replace(s, shift=shifts.get(s.key, s.shift)) for s in schema.slots))
+
+
+def _shift(gradient: Tensor, trained: Tensor) -> int:
+    """Return how far ahead the scores of a position speak: 1 for the next token, more for heads that predict later ones."""
+    reached = gradient.abs().sum(dim=-1) != 0
+    tokens = reached.shape[1]
+    covered = {0: 0.0}
+    for ahead in range(min(_FARTHEST, tokens - 1) + 1):
+        speaks, wanted = reached[:, : tokens - ahead], trained[:, ahead:]
+        # A trained token may get nothing, a clipped one; one that is not trained never does.
+        if not bool((speaks & ~wanted).any()) and not bool(reached[:, tokens - ahead :].any()):
+            covered[ahead] = float((speaks & wanted).sum()) / max(float(wanted.sum()), 1.0)
+    return max(covered, key=lambda ahead: (covered[ahead], -ahead))

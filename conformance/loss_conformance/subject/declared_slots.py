@@ -12,16 +12,26 @@ from loss_conformance.subject.parameter_names import TRAINABLE, meaning_of
 from loss_conformance.subject.torch_slots import argument
 from loss_reference.contract import Field
 
-__all__ = ["agrees_with", "declared_again", "declared_slot", "vocabulary_argument", "with_row_axis", "with_token_axis"]
+__all__ = [
+    *("agrees_with", "class_counts", "declared_again", "declared_slot", "vocabulary_argument"),
+    *("with_class_axis", "with_row_axis", "with_token_axis"),
+]
 
 _COMPUTED: Final = ("logits", "logprobs", "probabilities", "values", "embeddings")
 """Roles of what a model computes, and which receive gradient unless the name or the contract says otherwise."""
+_SCORES: Final = ("logits", "logprobs", "probabilities")
 _ROWS_BY_ANOTHER_NAME: Final = frozenset("NMPQRTUWXYZ")
 """Letters with no size of their own in the vocabulary, but N, which counts terms: where all inputs have one, it is a row."""
 
 
-def declared_slot(name: str, declared: Field) -> Slot:
-    """Return the slot of an argument from its ``Field``; masks take their content from the rows or tokens they mask."""
+def declared_slot(name: str, declared: Field, classes: int | None = None) -> Slot:
+    """Return the slot of an argument from its ``Field``; masks take their content from the rows or tokens they mask.
+
+    Args:
+        name: its name.
+        declared: what the contract says of it.
+        classes: how many classes its ids are of, where that is not the size of the vocabulary.
+    """
     trainable = declared.trainable
     if trainable is None:
         meaning = meaning_of(name)
@@ -34,6 +44,8 @@ def declared_slot(name: str, declared: Field) -> Slot:
         )
     if "S-1" in shape:
         facts["shift"] = 1
+    if classes is not None:
+        facts["high"] = float(classes)
     if says_which_document(name, declared):
         return argument(name, "lengths", declared.shape, kind=DOCUMENTS, **facts)
     return argument(name, declared.role, declared.shape, trainable=trainable, **facts)
@@ -64,6 +76,34 @@ def with_row_axis(fields: Mapping[str, Field]) -> dict[str, Field]:
         name: replace(field, shape=" ".join(["B", *field.shape.split()[1:]])) if field.shape.split() else field
         for name, field in fields.items()
     }
+
+
+def with_class_axis(fields: Mapping[str, Field]) -> dict[str, Field]:
+    """Return the fields with V as the axis that class ids count along, whatever its letter: [B, A] scores of [B] actions."""
+    axes = {axis for axis in _class_axes(fields).values() if axis.isalpha()}
+    if len(axes) != 1 or any("V" in field.shape.split() for field in fields.values()):
+        return dict(fields)
+    (own,) = axes
+    return {
+        name: replace(field, shape=" ".join("V" if letter == own else letter for letter in field.shape.split()))
+        for name, field in fields.items()
+    }
+
+
+def class_counts(fields: Mapping[str, Field]) -> dict[str, int]:
+    """Return how many classes ids are of, by name, where the scores beside them have a fixed number: [B, T, 2]."""
+    return {name: int(axis) for name, axis in _class_axes(fields).items() if axis.isdigit()}
+
+
+def _class_axes(fields: Mapping[str, Field]) -> dict[str, str]:
+    """Return the axis that each field of ids counts along: the one that scores of the same shape have besides."""
+    scores = [field.shape.split() for field in fields.values() if field.role in _SCORES]
+    found = {}
+    for name, field in fields.items():
+        along = {axes[-1] for axes in scores if axes[:-1] == field.shape.split()}
+        if field.role in ("labels", "token_ids") and len(along) == 1:
+            found[name] = along.pop()
+    return found
 
 
 def _of_rows_and_more(field: Field) -> bool:

@@ -46,10 +46,13 @@ _WORDS: Final[dict[str, str]] = {
     "experts": "expert_indices expert_index selected_experts expert_ids topk_experts top_k_experts",
     "expert_mask": "expert_mask expert_one_hot dispatch_mask",
     "action_values": "q_values q_pred q_preds current_q current_q_values q_value q1_values q2_values "
-    "qf1_a_values qf2_a_values qf1_values qf2_values q1_pred q2_pred current_q1 current_q2",
-    "next_action_values": "next_q_values target_next_q_values next_q min_qf_next_target min_next_q",
+    "qf1_a_values qf2_a_values q1 q2 qf1 qf2 qf1_pi qf2_pi min_qf_pi q_pi qf1_values qf2_values q1_pred q2_pred current_q1 current_q2",
+    "next_action_values": "next_q1 next_q2 q1_next q2_next target_q1 target_q2 next_qf1 next_qf2 next_q_values target_next_q_values next_q min_qf_next_target min_next_q",
     "dones": "dones done terminals terminated",
     "snr": "snr snrs",
+    "log_snr": "log_snr logsnr",
+    "similarity": "similarity similarities similarity_matrix sim_matrix sims logits_per_image logits_per_text "
+    "logits_per_query logits_per_audio",
     "timesteps": "timesteps timestep",
     "input_lengths": "input_lengths",
     "target_lengths": "target_lengths",
@@ -70,10 +73,10 @@ _WORDS: Final[dict[str, str]] = {
     "probabilities": "probs prob probabilities probability p",
     "prediction": "input inputs inp logits logit pred preds prediction predictions output outputs y_pred y_preds y_hat yhat "
     "score scores x out estimate forecast recon reconstruction model_output predicted student_output img image images "
-    "noise_pred pred_noise model_pred model_out eps_pred eps_theta v_pred velocity_pred unet_output",
+    "noise_pred token_logits y_pr pred_noise model_pred model_out eps_pred eps_theta v_pred velocity_pred unet_output",
     "target": "target targets label labels y y_true gt ground_truth truth tgt class_labels true actual gold y_target "
     "target_labels target_q target_q_values q_target q_targets td_target td_targets start_positions end_positions "
-    "noise_target velocity_target target_ids target_tokens label_ids",
+    "y_gt noise_target velocity_target target_ids target_tokens label_ids",
 }
 _MEANINGS: Final = {name: meaning for meaning, names in _WORDS.items() for name in names.split()}
 
@@ -184,7 +187,7 @@ TRAINABLE: Final = frozenset(
         *("scale", "bias", "probabilities", "prediction", "pair.policy_chosen_logps", "pair.policy_rejected_logps"),
         *("ratio", "log_ratio", "difference", "router", "router_probabilities", "judgement", "mean", "deviation"),
         *("log_deviation", "action_values", "hidden", "head", "negative_loglikelihood", "quantiles", "hazards", "risk"),
-        *("pair.policy_other_logps", "pair.chosen_rewards", "pair.rejected_rewards"),
+        *("similarity", "pair.policy_other_logps", "pair.chosen_rewards", "pair.rejected_rewards"),
     }
 )
 """Meanings of what a model computes: these receive gradient, everything else is constant."""

@@ -75,10 +75,14 @@ def _structures(present: set[str], ignore: int | None, meanings: Mapping[str, st
     if present & {"prediction", "target", "probabilities"}:
         return _predictions(present, ignore)
     pairs: Forms = {"pair_ids": ("pairs", "N", {})}
-    return [
+    answers: Forms = {"logprobs": ("logprobs", "B K", {}), "rewards": ("rewards", "B K", {})}
+    found = [
         Reading("one entry per predicted token [B, S-1]", PREDICTED),
         Reading("one entry per row [B]", ROWS, pairs),
     ]
+    if present == answers.keys():
+        found.append(Reading("one entry per answer of each prompt [B, K]", ROWS, answers))
+    return found
 
 
 def _classes(words: str, meaning: str, role: str, ignore: int | None) -> Reading:
@@ -178,8 +182,10 @@ def _distillation(present: set[str], ignore: int | None) -> list[Reading]:
         "student_logprobs": ("logprobs", "B V", {}),
         "teacher_logprobs": ("logprobs", "B V", {}),
         "target": ("labels", "B", {"ignore": ignore}),
+        "embedding": ("embeddings", "B D", {}),
     }
     tokens = {name: (role, "B S V", facts) for name, (role, _, facts) in rows.items()}
+    tokens["embedding"] = ("embeddings", "B S D", {})
     tokens["student"] = ("logits", "B S V", {"kind": "model_outputs.logits"})
     tokens["teacher"] = ("logits", "B S V", {"kind": "batch.teacher_logits"})
     tokens["target"] = ("labels", "B S", {"kind": "batch.input_ids", "ignore": -100 if ignore is None else ignore})

@@ -26,7 +26,9 @@ def readings_elsewhere(present: set[str], ignore: int | None) -> list[Reading]:
         return _of_spellings()
     if present & {"action_values", "next_action_values"}:
         return _of_action_values(present)
-    if "snr" in present or "timesteps" in present:
+    if "similarity" in present:
+        return [Reading("similarities of four rows [4, 4]", ROWS, {"similarity": ("values", "4 4", {})})]
+    if present & {"snr", "log_snr", "timesteps"}:
         return _of_noise()
     return readings_of_outcomes(present)
 
@@ -107,6 +109,7 @@ def _of_action_values(present: set[str]) -> list[Reading]:
             "dones": ("values", "B", BINARY_TARGET),
             "rewards": ("values", "B", {}),
             "next_action_logprobs": ("logprobs", "B", {}),
+            "logprobs": ("logprobs", "B", {}),
             "discounts": ("values", "B", {"low": 0.0, "high": 1.0}),
         }
         found.append(Reading(f"values of actions [{axes}]", ROWS, forms))
@@ -117,6 +120,11 @@ def _of_noise() -> list[Reading]:
     found = []
     for shape in ("B D", "B 3 4 4"):
         each = elementwise(f"values [{shape}] with values", "values", shape, {})
-        forms: Forms = {**each.forms, "snr": ("values", "B", {"low": 0.25}), "timesteps": ("labels", "B", {})}
+        forms: Forms = {
+            **each.forms,
+            "snr": ("values", "B", {"low": 0.25}),
+            "log_snr": ("values", "B", {}),
+            "timesteps": ("labels", "B", {}),
+        }
         found.append(Reading(f"{each.name} and a noise level [B]", ROWS, forms))
     return found

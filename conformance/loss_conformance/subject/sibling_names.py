@@ -49,6 +49,19 @@ _NEXT_LOGPROBS: Final = {
 }
 _WANTED_VALUES: Final = {"target_q", "q_target", "target_v", "v_target", "td_target", "target_value"}
 _SCORED: Final = {"scores", "predictions", "preds", "pred", "outputs"}
+_EARLIER_SCORES: Final = {"old_logits", "prev_logits", "behavior_logits", "behaviour_logits", "initial_logits"}
+_OWN_SCORES: Final = {"logits", "new_logits", "policy_logits", "current_logits"}
+_ENDS_OF_A_PATH: Final = (
+    {"x0", "x1"},
+    {"x_0", "x_1"},
+    {"noise", "x0"},
+    {"x0", "noise"},
+    {"noise", "x1"},
+    {"data", "noise"},
+)
+_RELEVANCES: Final = {"relevance", "relevances", "rel", "relevance_labels", "graded_relevance", "gains"}
+_OWN_VALUES: Final = {"q", "q_value", "min_q", "q_min", "q_new_actions", "qf_pi", "min_qf_pi", "q_pi"}
+_ACTION_LOGPROBS: Final = {"log_pi", "logp_pi", "log_prob", "log_probs", "logp", "log_prob_pi"}
 _SEQUENCES: Final = {"sequence_ids", "seq_ids", "seq_idx"}
 _LENGTHS: Final = {"input_lengths", "target_lengths"}
 
@@ -79,6 +92,10 @@ def _together(names: set[str]) -> list[tuple[str, set[str]]]:
     found += [("student_logprobs", each) for each in _LOG_DISTRIBUTIONS if each <= names]
     if {"draft_logits", "target_logits"} <= names:
         found += [("student", {"draft_logits"}), ("teacher", {"target_logits"})]
+    if names & _EARLIER_SCORES and names & _OWN_SCORES:
+        found += [("student", _OWN_SCORES), ("teacher", _EARLIER_SCORES)]
+    if any(name.startswith(("v_", "velocity", "flow", "model_")) for name in names):
+        found += [("target", ends) for ends in _ENDS_OF_A_PATH if ends <= names]
     if names & _NOISES and any("pred" in name or "theta" in name for name in names):
         found += [("target", _NOISES)]
     if {"labels", "target", "targets"} & names and names >= _LENGTHS:
@@ -101,6 +118,9 @@ def _outcomes(names: set[str]) -> list[tuple[str, set[str]]]:
         found += [("student_probabilities", _PREDICTED_MASSES), ("teacher_probabilities", {"target_pmfs"})]
     if "target_quantiles" in names and names & _PREDICTED_QUANTILES:
         found += [("quantiles", _PREDICTED_QUANTILES)]
+    if names & _RELEVANCES and names & _SCORED:
+        graded = "ratings" if any("mask" in name for name in names) else "target"
+        found += [("prediction", _SCORED), (graded, _RELEVANCES)]
     if {"attributes", "rated"} <= names and names & _SCORED:
         found += [("ratings", {"attributes"}), ("token_mask", {"rated"}), ("prediction", _SCORED)]
     return found
@@ -111,8 +131,10 @@ def _steps(names: set[str]) -> list[tuple[str, set[str]]]:
     found: list[tuple[str, set[str]]] = []
     if {"labels", "logits"} <= names:
         found.append(("documents", _SEQUENCES))
-    if "v" in names and names & _WANTED_VALUES:
-        found += [("action_values", {"v"}), ("target", _WANTED_VALUES)]
+    if "v" in names and names & {*_WANTED_VALUES, "q"}:
+        found += [("action_values", {"v"}), ("target", {*_WANTED_VALUES, "q"})]
+    elif names & _OWN_VALUES and names & _ACTION_LOGPROBS:
+        found += [("action_values", _OWN_VALUES), ("logprobs", _ACTION_LOGPROBS)]
     if any(name.startswith(("q", "current_q")) for name in names):
         found.append(("next_action_logprobs", _NEXT_LOGPROBS))
     if {"rewards", "discounts"} <= names:
