@@ -183,7 +183,7 @@ FAULTS = (
             normalizer="global",
             options={"smoothing": Option(values=(0.0, 0.1), reduces_to={0.0: "nll"})},
         ),
-        bare=UNSEEN,
+        bare=ADVICE,
     ),
     Fault(
         "X97",

@@ -1,16 +1,17 @@
-"""Prompt tokens: their ids are no content to be hidden where a loss looks at what came before a trained token."""
+"""What a loss does with its inputs first: looks back at the prompt of a token, or sets the scale of its advantages itself."""
 
 from __future__ import annotations
 
 import torch
 
+from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
 from loss_conformance.cases.token_grid import of_tokens
 from loss_conformance.cases.transform import scramble
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.trial import Broken, Trial
 
-__all__ = ["looks_back"]
+__all__ = ["looks_back", "whitens_advantages"]
 
 
 def looks_back(trial: Trial, slot: Slot, base: Evaluation) -> bool:
@@ -36,3 +37,13 @@ def looks_back(trial: Trial, slot: Slot, base: Evaluation) -> bool:
     slopes = of_tokens(case, logits, base.gradients[logits.key])[:, 1:]
     of_previous = slopes.gather(-1, case.tensor(slot)[:, :-1].clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return bool(of_previous[trained[:, 1:]].sum() >= -torch.finfo(torch.float32).eps)
+
+
+def whitens_advantages(trial: Trial, case: Case) -> bool:
+    """Return whether advantages twice as large, or all of them moved alike, leave L as it is: it normalises them itself."""
+    slot = case.schema.find("batch.advantages")
+    if slot is None or slot.key not in case.tensors:
+        return False
+    base, advantages = trial.evaluate(case), case.tensor(slot)
+    others = (case.with_tensors({slot.key: changed}) for changed in (2 * advantages, advantages + 1))
+    return any(trial.moves(base, trial.evaluate(other)) == (False, False) for other in others)

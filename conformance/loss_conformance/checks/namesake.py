@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Final
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.transform import scramble
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.conventions import conventions
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
@@ -23,6 +25,8 @@ from loss_reference.settings import settings_of
 
 __all__ = ["namesake"]
 
+COEFFICIENT: Final = re.compile(r"(.*_)?(coeff?(icient)?s?|weight|multiplier|alpha|lambda_?|lam|scale|factor)(_.*)?")
+"""Names of settings that weigh a term."""
 OVER: Final = ("typical", "off_policy", "full")
 COUNTS: Final = 5
 
@@ -74,10 +78,27 @@ def _likeness(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]
         return True
     for side in sides:
         side.require_no_more_inputs()
+    _require_no_more_terms(trial, names, changed)
     first = asked[0].answers[0]
     conventions_tried = f"one of {len(asked)} conventions of {' or '.join(names)}"
     wanted = f"{number(first.wanted.value)}, or the value in {conventions_tried}"
     raise Broken(first.got.value, wanted, changed=said, guessed=True)
+
+
+def _require_no_more_terms(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]) -> None:
+    """Stop where the loss is its namesake once a coefficient of its own is 0: that of a further term.
+
+    Raises:
+        NotExercised: names the coefficient.
+    """
+    settings = trial.bench.subject.settings
+    for name, value in settings.items() if trial.bench.subject.rebuild is not None else ():
+        known = any(shared_settings({name: value}, settings_of(registry.get(each))) for each in names)
+        if known or not isinstance(value, float) or not value or not COEFFICIENT.fullmatch(name):
+            continue
+        without = [each for side in _beside_each(trial, names, {**changed, name: 0.0}) for each in side.conventions()]
+        if any(each.factor is not None and _broken_gradient(each) is None for each in without):
+            raise NotExercised(f"with {name} = 0 it is its namesake: a loss of more parts")
 
 
 def _beside_each(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]) -> Iterator[_SideBySide]:
@@ -161,9 +182,14 @@ class _SideBySide:
         """
         trial, common = self.fed[0]
         for slot in trial.case.slots():
-            if not (slot.movable or slot.trainable) or slot.key not in common.tensors:
+            if slot.key not in common.tensors:
                 continue
-            moved = common.with_tensors({slot.key: common.tensors[slot.key] * 0.75})
+            if slot.movable or slot.trainable:
+                moved = common.with_tensors({slot.key: common.tensors[slot.key] * 0.75})
+            elif slot.role in ("labels", "token_ids"):
+                moved = scramble(common, slot, None, common.active(slot))
+            else:
+                continue
             if not any(trial.moves(self.ours[0], self.comparison.ours(trial, moved, self.loss))):
                 continue
             if not any(self._follows(trial, common, moved, loss) for loss in self.losses):

@@ -12,6 +12,7 @@ from torch import Tensor
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.token_grid import of_tokens, policy_logprobs
 from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.context import whitens_advantages
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -105,6 +106,8 @@ def drift_is_corrected(trial: Trial) -> None:
     if tried < FEWEST_TOKENS:
         raise NotExercised("too few tokens have moved against their advantage to tell")
     if stuck:
+        if whitens_advantages(trial, trial.case):
+            raise NotExercised("it normalises its advantages itself, which may change their signs")
         declared = trial.facts.origin.get("family") == "declared"
         raise Broken(
             f"{stuck} of {tried} tokens that moved against their advantage count in L and get no gradient",

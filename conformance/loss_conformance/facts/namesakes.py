@@ -87,8 +87,20 @@ def namesakes(subject: Subject) -> tuple[str, ...]:
             run = "".join(words[start : start + size])
             others = {*words[:start], *words[start + size :]} - _SAYS_NOTHING - _SAYS_NOTHING_MORE
             if run in table and not (others and run in _WEAK):
-                return table[run]
+                return _with_variants(table[run])
     return ()
+
+
+def _with_variants(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names with those of registered variants: whoever writes ``AOTLoss`` may mean ``aot_unpaired``."""
+    families = {name: registry.get(name).contract.family for name in registry.names()}
+    more = (
+        variant
+        for name in names
+        for variant in families
+        if variant.startswith(f"{name}_") and families[variant] == families.get(name)
+    )
+    return tuple(dict.fromkeys((*names, *more)))
 
 
 def _table() -> dict[str, tuple[str, ...]]:

@@ -46,8 +46,10 @@ _WORDS: Final[dict[str, str]] = {
     "experts": "expert_indices expert_index selected_experts expert_ids topk_experts top_k_experts",
     "expert_mask": "expert_mask expert_one_hot dispatch_mask",
     "action_values": "q_values q_pred q_preds current_q current_q_values q_value q1_values q2_values "
-    "qf1_a_values qf2_a_values q1 q2 qf1 qf2 qf1_pi qf2_pi min_qf_pi q_pi qf1_values qf2_values q1_pred q2_pred current_q1 current_q2",
-    "next_action_values": "next_q1 next_q2 q1_next q2_next target_q1 target_q2 next_qf1 next_qf2 next_q_values target_next_q_values next_q min_qf_next_target min_next_q",
+    "qf1_a_values qf2_a_values q1 q2 qf1 qf2 qf1_pi qf2_pi min_qf_pi q_pi "
+    "qf1_values qf2_values q1_pred q2_pred current_q1 current_q2",
+    "next_action_values": "next_q1 next_q2 q1_next q2_next target_q1 target_q2 next_qf1 next_qf2 "
+    "next_q_values target_next_q_values next_q min_qf_next_target min_next_q",
     "dones": "dones done terminals terminated",
     "snr": "snr snrs",
     "log_snr": "log_snr logsnr",
