@@ -92,8 +92,14 @@ class Holders:
         return {**loose, **{mapping.place: mapping for mapping in self._given}}
 
     def asked(self) -> list[Asked]:
-        """Return what the last call asked for in vain, in that order."""
-        return [Asked(m.place, name, not hard) for m in self._given for name, hard in m.missed.items()]
+        """Return what the last call asked for in vain and is not held yet, in that order."""
+        return [
+            Asked(mapping.place, name, not hard)
+            for mapping in self._given
+            for name, hard in mapping.missed.items()
+            # An optional field is left out of some of the calls that are tried.
+            if name not in self.fields[mapping.place]
+        ]
 
     def with_field(self, asked: Asked) -> Holders:
         """Return the same with one more field in an argument."""

@@ -121,6 +121,15 @@ def test_what_a_batch_may_hold_is_put_there():
     assert shapes(schema)['minibatch["response_mask"]'] == "batch.token_mask B S-1>1?"
 
 
+def test_what_may_be_there_is_asked_for_once():
+    def never_content(log_probs, batch):
+        batch.get("response_mask")
+        raise ValueError("never content")
+
+    with pytest.raises(CannotFeed, match="never content"):
+        route(never_content)
+
+
 def test_a_mistake_inside_a_list_is_seen():
     def forgets_its_mask(log_probs: list[Tensor], advantages: list[Tensor], loss_mask: list[Tensor]) -> Tensor:
         rows = zip(log_probs, advantages, loss_mask, strict=True)
