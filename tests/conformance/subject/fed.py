@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loss_conformance import check_loss
 from loss_conformance.cases.build import build
 from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.pool import draw_pool
@@ -12,6 +13,7 @@ from loss_conformance.cases.slot import Schema
 from loss_conformance.subject.load import load_subject
 from loss_conformance.subject.result import result_of
 from loss_conformance.subject.subject import Subject
+from loss_conformance.verdict import Status
 from loss_reference import Contract
 
 POOL = draw_pool(2, 5)
@@ -55,6 +57,15 @@ def value(subject: Subject, schema: Schema, plan: Plan) -> Tensor:
     loss, _ = result_of(subject.protocol.call(subject.loss, case))
     assert isinstance(loss, Tensor)
     return loss
+
+
+def assert_not_accused(loss: object, checks: tuple[str, ...]) -> None:
+    """Demand that a loss is fed something it is finite on, and that none of these checks fails it (all when empty)."""
+    report = check_loss(loss, profile="quick", seed=0, device="cpu", checks=checks)
+    statuses = {verdict.check: verdict.status for verdict in report.verdicts}
+    assert statuses["scalar_output"] is Status.PASSED
+    assert statuses["finite_value"] is Status.PASSED
+    assert [name for name, status in statuses.items() if status is Status.FAILED] == []
 
 
 def assert_fed(subject: Subject, schema: Schema, situations: tuple[str, ...] = SITUATIONS, terms: bool = False) -> None:
