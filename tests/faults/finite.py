@@ -141,10 +141,11 @@ class DistanceOfEqual(PairDistance):
 
 class Angle(PairDistance):
     def compute_loss(self, batch, model_outputs):
-        x = F.normalize(model_outputs["embeddings"], dim=1)
+        x = model_outputs["embeddings"]
+        x = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
         i, j = batch["positive_pairs"].T
-        d2 = (x[i] - x[j]).square().sum(1)
-        return self.sine(d2 * (1 - d2 / 4)).mean()  # 1 - cos^2, whose digits cancel near cos = 1
+        # sin^2 = |x - y|^2 |x + y|^2 / 4: the digits of 1 - cos^2 cancel near cos = 1, and near -1.
+        return self.sine((x[i] - x[j]).square().sum(1) * (x[i] + x[j]).square().sum(1) / 4).mean()
 
     def sine(self, s2):
         return s2.clamp(min=1e-6).sqrt()

@@ -1,0 +1,157 @@
+"""The inputs a module or function may want, the likeliest first: what its parameters are called says which."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from inspect import Parameter
+from typing import Any
+
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.slot import Schema, Slot
+from loss_conformance.subject.declared_slots import (
+    agrees_with,
+    class_counts,
+    declared_again,
+    declared_slot,
+    vocabulary_argument,
+)
+from loss_conformance.subject.own_sizes import sized
+from loss_conformance.subject.parameter_names import SIZES, loose_meaning, meaning_of, meanings_of
+from loss_conformance.subject.readings import readings
+from loss_conformance.subject.signatures import (
+    VARIADIC,
+    annotation_of,
+    is_list_of_tensors,
+    parameters_of,
+    required_parameters,
+)
+from loss_conformance.subject.torch_losses import slots_of_torch_loss
+from loss_conformance.subject.unfed import list_of_tensors, no_parameters, unknown_parameter
+from loss_conformance.subject.written_names import bare
+from loss_reference.contract import Contract, Field
+
+__all__ = ["candidates", "is_size", "size_of"]
+
+
+def candidates(loss: Any, parameters: list[Parameter], contract: Contract) -> Iterator[tuple[str, Schema]]:
+    """Yield a name and the inputs of everything that might suit the loss, in every size its axes may have.
+
+    Raises:
+        CannotFeed: a required parameter whose meaning is not known, or no parameter at all.
+    """
+    for name, schema in _of_any_size(loss, parameters, contract):
+        yield from ((name, of_its_size) for of_its_size in sized(loss, schema))
+
+
+def _of_any_size(loss: Any, parameters: list[Parameter], contract: Contract) -> Iterator[tuple[str, Schema]]:
+    names = required_parameters(loss)
+    classes = class_counts(contract.fields)
+    declared = {name: declared_slot(name, field, classes.get(name)) for name, field in contract.fields.items()}
+    known = slots_of_torch_loss(loss)
+    if known is not None and (_is_of_torch(loss) or [slot.name for slot in known] == names):
+        renamed = [replace(slot, name=name) for slot, name in zip(known, names, strict=True)]
+        yield "its documented inputs", Schema(tuple(declared.get(slot.name, slot) for slot in renamed))
+    tensors = _tensor_parameters(loss, parameters, contract)
+    required = [p for p in tensors if p.default is Parameter.empty]
+    for offered in (tensors, required) if len(required) < len(tensors) else (tensors,):
+        yield from _as_declared(loss, offered, contract.fields)
+        yield from _readings(loss, offered, declared)
+    # Last: a function that shifts for itself, fed whole sequences as in a batch of the vocabulary.
+    fields = [_of_vocabulary(p) for p in tensors]
+    if all(slot is not None for slot in fields):
+        chosen = [declared.get(slot.name, slot) for slot in fields if slot is not None]
+        yield "the fields of a batch [B, S] and its model outputs", Schema(tuple(chosen))
+
+
+def _of_vocabulary(parameter: Parameter) -> Slot | None:
+    slot = vocabulary_argument(bare(parameter.name), optional=parameter.default is not Parameter.empty)
+    return slot and replace(slot, name=parameter.name)
+
+
+def is_size(parameter: Parameter) -> bool:
+    """Return whether a parameter repeats the size of an axis of another input."""
+    return parameter.name in SIZES and parameter.default in (Parameter.empty, None)
+
+
+def size_of(name: str, case: Case) -> int | None:
+    """Return the size that the parameter ``name`` repeats, or ``None`` where no input of the case has that axis."""
+    for slot in case.slots():
+        if SIZES[name] in slot.shape:
+            return case.tensor(slot).shape[slot.shape.index(SIZES[name])]
+    return None
+
+
+def _is_of_torch(loss: Any) -> bool:
+    """Return whether the call is torch's own code, so that its inputs are the documented ones whatever they are called."""
+    function = loss.func if isinstance(loss, functools.partial) else getattr(loss, "forward", loss)
+    return str(getattr(function, "__module__", "")).startswith("torch.nn.")
+
+
+def _readings(loss: Any, offered: list[Parameter], declared: Mapping[str, Slot]) -> Iterator[tuple[str, Schema]]:
+    meanings = meanings_of(p.name for p in offered if p.name not in declared)
+    known = {name: meaning for name, meaning in meanings.items() if meaning is not None}
+    if len(known) < len(meanings):
+        return
+    if not known:
+        if offered:
+            yield "the declared fields", Schema(tuple(declared[p.name] for p in offered))
+        return
+    for reading, slots in readings(known, _ignored_label(loss)):
+        optional = {p.name for p in offered if p.default is not Parameter.empty}
+        chosen = [declared.get(p.name) or slots[p.name] for p in offered]
+        yield reading.name, Schema(tuple(replace(slot, optional=slot.name in optional) for slot in chosen))
+
+
+def _as_declared(loss: Any, offered: list[Parameter], declared: Mapping[str, Field]) -> Iterator[tuple[str, Schema]]:
+    """Yield what the names say of everything offered where it agrees with every declared field, and says more than it."""
+    known = {name: meaning for name, meaning in meanings_of(p.name for p in offered).items() if meaning is not None}
+    if not declared.keys() & known.keys() or len(known) < len(offered):
+        return
+    for reading, slots in readings(known, _ignored_label(loss)):
+        chosen = [slots[p.name] for p in offered]
+        if agrees_with(chosen, declared):
+            optional = {p.name for p in offered if p.default is not Parameter.empty}
+            yield f"{reading.name}, as declared", Schema(tuple(declared_again(s, declared, optional) for s in chosen))
+
+
+def _tensor_parameters(loss: Any, parameters: list[Parameter], contract: Contract) -> list[Parameter]:
+    """Return the parameters to feed: required ones, declared ones, and optional ones whose name is known.
+
+    Raises:
+        CannotFeed: a required parameter whose meaning is not known, or no parameter at all.
+    """
+    found = []
+    required = [p.name for p in parameters if p.default is Parameter.empty and p.kind not in VARIADIC]
+    for parameter in parameters:
+        if parameter.kind in VARIADIC or is_size(parameter):
+            continue
+        declared = parameter.name in contract.fields
+        meaning = meaning_of(parameter.name)
+        if parameter.default is Parameter.empty and not (
+            declared or meaning or loose_meaning(parameter.name, required)
+        ):
+            if is_list_of_tensors(parameter):
+                raise list_of_tensors(parameter.name, annotation_of(parameter))
+            raise unknown_parameter(loss, parameter.name)
+        if parameter.default is Parameter.empty or declared or (parameter.default is None and meaning is not None):
+            found.append(parameter)
+    listed = {parameter.name for parameter in found}
+    if not found or any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+        # A function that hides its parameters can be fed what is declared.
+        hidden = [name for name in contract.fields if name not in listed]
+        found += [Parameter(name, Parameter.KEYWORD_ONLY) for name in hidden]
+    if not found:
+        raise no_parameters()
+    return found
+
+
+def _ignored_label(loss: Any) -> int | None:
+    """Return the label the loss is known to ignore: its attribute, or a setting of that name."""
+    own = getattr(loss, "ignore_index", None)
+    if isinstance(own, int):
+        return own
+    default = next((p.default for p in parameters_of(loss) if p.name in ("ignore_index", "ignore_label")), None)
+    given = loss.keywords.get("ignore_index", default) if isinstance(loss, functools.partial) else default
+    return given if isinstance(given, int) else None
