@@ -8,6 +8,7 @@ from torch import nn
 
 from loss_reference import LossFunction
 from tests.faults.sound_by_name import BY_NAME
+from tests.faults.sound_choices import CHOICES
 from tests.faults.sound_policy import POLICY
 
 
@@ -205,6 +206,7 @@ class Unlikelihood(LossFunction):
 SOUND = (
     *POLICY,
     *BY_NAME,
+    *CHOICES,
     ZLoss,
     FocalLoss,
     LabelSmoothing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Final
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
+from loss_conformance.checks.choices import decides_otherwise
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import LossRaised
@@ -55,7 +57,8 @@ ASIDE: Final = 1e-5
 def continuous(trial: Trial) -> None:
     trial.compare_in_float32()
     base = trial.finite_base
-    along = _line(trial)
+    at = _line(trial)
+    along = functools.partial(_value, trial, at)
     bound = 8 * trial.value_tolerance(base).bound
     values = [along(i / INTERVALS) for i in range(INTERVALS + 1)]
     if not all(abs(value) < float("inf") for value in values):
@@ -70,6 +73,10 @@ def continuous(trial: Trial) -> None:
         before, after, low, high = found
         if along(low - ASIDE) == before and along(high + ASIDE) == after:
             raise NotExercised("it is a staircase: it rounds to fewer digits, which other checks say")
+        if decides_otherwise(trial, at(low), at(high)):
+            raise NotExercised(
+                "it jumps where it decides otherwise, by an order or by numbers it detached to compare them"
+            )
         declared = trial.facts.origin.get("family") == "declared"
         raise Broken(
             f"L jumps from {number(before)} to {number(after)} within {high - low:.0e} of the way",
@@ -81,20 +88,24 @@ def continuous(trial: Trial) -> None:
         )
 
 
-def _line(trial: Trial) -> Callable[[float], float]:
-    """Return L as a function of the share of the way from this output of the model to another."""
+def _line(trial: Trial) -> Callable[[float], Case]:
+    """Return the case as a function of the share of the way from this output of the model to another."""
     ends = {slot.key: _elsewhere(trial.case, slot) for slot in trial.case.slots() if slot.trainable and slot.movable}
     if not ends or any(slot.role == "embeddings" for slot in trial.case.slots()):
         raise NotExercised("it is trained through nothing that can be moved on a line, or selects among embeddings")
 
-    def along(share: float) -> float:
+    def at(share: float) -> Case:
         moved = {key: torch.lerp(trial.case.tensors[key], end, share) for key, end in ends.items()}
-        try:
-            return float(trial.evaluate(trial.case.with_tensors(moved), only=frozenset()).value)
-        except LossRaised as raised:
-            raise NotExercised(f"it raises on the way, which other checks say: {raised}") from None
+        return trial.case.with_tensors(moved)
 
-    return along
+    return at
+
+
+def _value(trial: Trial, at: Callable[[float], Case], share: float) -> float:
+    try:
+        return float(trial.evaluate(at(share), only=frozenset()).value)
+    except LossRaised as raised:
+        raise NotExercised(f"it raises on the way, which other checks say: {raised}") from None
 
 
 def _elsewhere(case: Case, slot: Slot) -> Tensor:

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import ORDINARY
+from loss_conformance.cases.slot import Slot
 from loss_conformance.cases.transform import other_content
 from loss_conformance.checks.goals import goals_beside, has_goal, pair_slopes, pushes
 from loss_conformance.checks.registry import check
+from loss_conformance.checks.token_names import ids_are_names
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -45,6 +47,8 @@ def wanted_direction(trial: Trial) -> None:
         return
     if not _goals_are_read(trial):
         raise NotExercised("it does not look at what it is given as its goal")
+    if not trial.facts.any_promised and not all(ids_are_names(trial, ids) for ids in _classes_beside(trial)):
+        raise NotExercised("its classes are in an order or weighted, and which scores should rise is not known")
     family = trial.facts.contract.family
     # Of one flipped sign throughout: decisive, unless nothing but a name says what is wanted.
     flipped = all(x > 0 for x in everywhere) and family is not None
@@ -127,6 +131,10 @@ def _goals_are_read(trial: Trial) -> bool:
         return True
     other = {slot.key: other_content(slot, trial.case.tensor(slot)) for slot in goals}
     return any(trial.moves(trial.finite_base, trial.evaluate(trial.case.with_tensors(other))))
+
+
+def _classes_beside(trial: Trial) -> list[Slot]:
+    return [slot for slot in goals_beside(trial.case) if slot.role == "labels"]
 
 
 def _slopes(trial: Trial, case: Case, base: Evaluation) -> list[float]:

@@ -19,6 +19,9 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["empty_batch", "finite_gradient", "finite_value", "first_nonfinite"]
 
+FAR_BELOW: Final = -60.0
+"""A score that no softmax notices beside ordinary ones."""
+
 LEGAL: Final = tuple(situation for situation in SITUATIONS if situation not in ("all_masked", "all_absent"))
 
 
@@ -35,7 +38,7 @@ LEGAL: Final = tuple(situation for situation in SITUATIONS if situation not in (
 def finite_value(trial: Trial) -> None:
     _require_rows_to_compare(trial)
     got = trial.evaluate(trial.case, dtype=torch.float32)
-    if not bool(torch.isfinite(got.value)) and not _limit_is_infinite(trial):
+    if not bool(torch.isfinite(got.value)) and not (_limit_is_infinite(trial) or _takes_scores_one_by_one(trial)):
         raise Broken(
             f"{number(got.value)}{similarities(trial, trial.case)}",
             "a finite number",
@@ -58,7 +61,7 @@ def finite_gradient(trial: Trial) -> None:
     _require_rows_to_compare(trial)
     got = trial.evaluate(trial.case, dtype=torch.float32)
     where = first_nonfinite(got)
-    if where and not _limit_is_infinite(trial):
+    if where and not (_limit_is_infinite(trial) or _takes_scores_one_by_one(trial)):
         said = f"{where}, with a loss of {number(got.value)}"
         guessed = _filtered(trial) or _perfect(trial) or _without_length(trial)
         raise Broken(said, "finite entries everywhere", guessed=guessed)
@@ -172,6 +175,21 @@ def _limit_is_infinite(trial: Trial) -> bool:
 
     near, far = at(-1e3), at(-2e3)
     return abs(far - near) > 1.0
+
+
+def _takes_scores_one_by_one(trial: Trial) -> bool:
+    """Return whether a loss that promised nothing has no use for a filtered vocabulary: it is no softmax over the scores.
+
+    Through a sigmoid each, an infinite score is no word that cannot be said but an answer nobody can be wrong about.
+    """
+    if not _filtered(trial) or trial.facts.any_promised:
+        return False
+    finite = {s.key: trial.case.tensor(s) for s in trial.case.slots() if _has_infinity(trial.case.tensor(s))}
+    finite = {key: torch.where(torch.isinf(t), t.new_full((), FAR_BELOW), t) for key, t in finite.items()}
+    base, raised = (
+        trial.evaluate(trial.case.with_tensors({key: t + by for key, t in finite.items()})) for by in (0.0, 1.0)
+    )
+    return trial.moves(base, raised)[0]
 
 
 def _has_infinity(tensor: Tensor) -> bool:

@@ -84,6 +84,7 @@ def _require_slopes(trial: Trial, how: dict[str, Any]) -> None:
             cause=f"the gradient is {number(factor)} times that of the returned value." if factor is not None else "",
             declare="" if factor is not None else "Contract(surrogate_gradient=True)",
             guessed=factor is None and not trial.facts.any_promised,
+            of_gradient=True,  # max(x, y) is smooth where both move alike, and backward halves it there
         )
 
 

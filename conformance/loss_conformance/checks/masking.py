@@ -43,7 +43,7 @@ def mask_value(trial: Trial) -> None:
         try:
             trial.require_same(got, base, _change(slot, trial.case.tensor(slot), changed.tensor(slot)), cause=cause)
         except Broken as broken:
-            broken.guessed = broken.guessed or looks_back(trial, slot, base)
+            broken.guessed = broken.guessed or looks_back(trial, slot, base) or _has_a_teacher_alone(trial)
             raise
 
 
@@ -131,6 +131,13 @@ def _trained_gradients(gradient: Tensor, active: Tensor) -> list[Tensor]:
     while gradient.dim() > 2:
         gradient, active = gradient.abs().amax(-1), active[..., 0]
     return [(g != 0)[a] for g, a in zip(gradient, active, strict=True) if int(a.sum()) >= 3]
+
+
+def _has_a_teacher_alone(trial: Trial) -> bool:
+    """Return whether all that says what is masked is an ignored label, which need not silence a teacher of every token."""
+    slots = trial.case.slots()
+    taught = any(slot.kind == "batch.teacher_logits" for slot in slots)
+    return taught and trial.foreign and not trial.facts.any_promised and all(slot.role != "mask" for slot in slots)
 
 
 def masks_anything(trial: Trial) -> bool:

@@ -138,6 +138,8 @@ def positive_weight_spares_negatives(trial: Trial) -> None:
             lower, higher = (_cost(trial, trial.case, none, {name: kind(weight)}) for weight in weights)
             if lower is None or higher is None:
                 continue
+            if _spares_positives(trial, labels[0], name, [kind(weight) for weight in weights]):
+                continue
             tried = True
             bound = 4 * (trial.value_tolerance(lower).bound + trial.value_tolerance(higher).bound)
             if float(higher.value - lower.value) > bound:
@@ -149,6 +151,13 @@ def positive_weight_spares_negatives(trial: Trial) -> None:
                 )
             break
     _require_tried(tried)
+
+
+def _spares_positives(trial: Trial, labels: Slot, name: str, weights: list[Any]) -> bool:
+    """Return whether positives alone do not feel the setting: it is a weight of negatives, whatever it is called."""
+    every = {labels.key: torch.ones_like(trial.case.tensor(labels))}
+    one, other = (_cost(trial, trial.case, every, {name: weight}) for weight in weights)
+    return one is not None and other is not None and not any(trial.moves(one, other))
 
 
 def _beside_target(trial: Trial) -> list[dict[str, Tensor]]:

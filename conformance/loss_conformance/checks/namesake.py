@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Final
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.off_ties import off_ties
 from loss_conformance.cases.transform import scramble
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.conventions import conventions
@@ -25,8 +25,6 @@ from loss_reference.settings import settings_of
 
 __all__ = ["namesake"]
 
-COEFFICIENT: Final = re.compile(r"(.*_)?(coeff?(icient)?s?|weight|multiplier|alpha|lambda_?|lam|scale|factor)(_.*)?")
-"""Names of settings that weigh a term."""
 OVER: Final = ("typical", "off_policy", "full")
 COUNTS: Final = 5
 
@@ -86,15 +84,15 @@ def _likeness(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]
 
 
 def _require_no_more_terms(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]) -> None:
-    """Stop where the loss is its namesake once a coefficient of its own is 0: that of a further term.
+    """Stop where the loss is its namesake once a number it alone is set by is 0: a margin, the weight of a further term.
 
     Raises:
-        NotExercised: names the coefficient.
+        NotExercised: names the setting.
     """
     settings = trial.bench.subject.settings
     for name, value in settings.items() if trial.bench.subject.rebuild is not None else ():
         known = any(shared_settings({name: value}, settings_of(registry.get(each))) for each in names)
-        if known or not isinstance(value, float) or not value or not COEFFICIENT.fullmatch(name):
+        if known or not isinstance(value, float) or not value:
             continue
         without = [each for side in _beside_each(trial, names, {**changed, name: 0.0}) for each in side.conventions()]
         if any(each.factor is not None and _broken_gradient(each) is None for each in without):
@@ -123,9 +121,14 @@ def _other_settings(trial: Trial, names: tuple[str, ...]) -> Iterator[dict[str, 
 
 @dataclass(frozen=True)
 class _Answer:
-    """Both losses on one case."""
+    """Both losses on one case.
+
+    Attributes:
+        common: what both are fed.
+    """
 
     trial: Trial
+    common: Case
     got: Evaluation
     wanted: Evaluation
 
@@ -135,11 +138,13 @@ class _Convention:
     """One convention of a reference.
 
     Attributes:
+        side: the loss beside the reference.
         loss: the reference so set up.
         answers: both losses on a few cases, all of them where the first agrees.
         factor: the two counts by whose ratio they differ on all of them; ``None`` when the values differ otherwise.
     """
 
+    side: _SideBySide
     loss: LossFunction
     answers: list[_Answer]
     factor: tuple[int, int] | None
@@ -172,7 +177,7 @@ class _SideBySide:
             if factor is not None:
                 answers += [a for i in range(1, len(self.fed)) if (a := self._answer(i, loss)) is not None]
                 factor = _factor(answers)
-            yield _Convention(loss, answers, factor)
+            yield _Convention(self, loss, answers, factor)
 
     def require_no_more_inputs(self) -> None:
         """Stop where the loss follows an input that the reference follows in no convention: it is a loss of more parts.
@@ -206,9 +211,15 @@ class _SideBySide:
     def _answer(self, i: int, loss: LossFunction) -> _Answer | None:
         trial, common = self.fed[i]
         try:
-            return _Answer(trial, self.ours[i], self.comparison.theirs(trial, common, loss))
+            return _Answer(trial, common, self.ours[i], self.comparison.theirs(trial, common, loss))
         except (NotExercised, LossRaised, Malformed):
             return None
+
+    def off_ties(self, answer: _Answer, loss: LossFunction) -> _Answer:
+        """Return both losses beside the case: at a tie either of two gradients is right."""
+        common = off_ties(answer.common)
+        ours = self.comparison.ours(answer.trial, common, self.loss)
+        return _Answer(answer.trial, common, ours, self.comparison.theirs(answer.trial, common, loss))
 
 
 def _one_advantage_per_row(case: Case) -> Case:
@@ -248,10 +259,19 @@ def _ratio(case: Case, i: int, j: int) -> float:
 def _broken_gradient(convention: _Convention) -> Broken | None:
     assert convention.factor is not None
     for answer in convention.answers:
-        ratio = _ratio(answer.trial.case, *convention.factor)
-        wanted = {key: g * ratio for key, g in answer.wanted.gradients.items()}
-        try:
-            answer.trial.require_gradients(answer.got.gradients, wanted, "compared with its namesake", guessed=True)
-        except Broken as broken:
-            return broken
+        if _gradient_apart(answer, convention.factor) is None:
+            continue
+        apart = _gradient_apart(convention.side.off_ties(answer, convention.loss), convention.factor)
+        if apart is not None:
+            return apart
+    return None
+
+
+def _gradient_apart(answer: _Answer, factor: tuple[int, int]) -> Broken | None:
+    ratio = _ratio(answer.trial.case, *factor)
+    wanted = {key: g * ratio for key, g in answer.wanted.gradients.items()}
+    try:
+        answer.trial.require_gradients(answer.got.gradients, wanted, "compared with its namesake", guessed=True)
+    except Broken as broken:
+        return broken
     return None

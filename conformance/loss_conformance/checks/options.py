@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any, Final
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from loss_conformance.cases.case import Case
+from loss_conformance.checks.acts_elsewhere import VARIED, acts_elsewhere
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["option_effect"]
 
-# Clips and clamps only act far off policy.
-VARIED: Final = ("off_policy", "typical")
 FEW, MANY = 1, 5
 """Cases of each situation a setting is tried on: most act on the first."""
-WIDER: Final = 8.0
-STRETCHED: Final = ("values", "rewards", "advantages", "logits", "logprobs", "scalar")
-"""Roles of constants that may well be larger than they are drawn."""
 
 
 @check(
@@ -46,7 +41,7 @@ def option_effect(trial: Trial) -> None:
     }
     for name, effect in effects.items():
         if effect.value_moves and not effect.gradient_moves:
-            if _acts_further_on(trial, name, settings[name], of_gradient=True):
+            if acts_elsewhere(trial, name, settings[name], on_the_gradient=True):
                 continue  # where it moved the value, all terms were constants, as beyond a clip
             raise Broken(
                 f"{name} changes the value of L and no gradient at all",
@@ -60,7 +55,7 @@ def option_effect(trial: Trial) -> None:
         if effect.wants_more:
             continue
         if effect.value_moves is False and not effect.gradient_moves:
-            if _acts_on_wide_constants(trial, name, settings[name]) or _acts_further_on(trial, name, settings[name]):
+            if acts_elsewhere(trial, name, settings[name]):
                 continue
             raise Broken(
                 f"{name} changes neither value nor gradient",
@@ -149,54 +144,6 @@ class _Answered:
         if key not in self._known:
             self._known[key] = _answers(self.trial, different, self.each, lasting=True)
         return self._known[key]
-
-
-def _acts_on_wide_constants(trial: Trial, name: str, values: list[Any]) -> bool:
-    """Return whether a number acts once the constants it may cap or compare with are far larger than they were drawn."""
-    rebuild = trial.bench.subject.rebuild
-    if rebuild is None or not all(isinstance(value, float) for value in values):
-        return False
-    answers = []
-    for value in values:
-        try:
-            loss = rebuild({name: value})
-            answers.append([trial.evaluate(case, loss=loss) for case in _widened(trial.case)])
-        except (Malformed, LossRaised, ValueError, TypeError, AssertionError):
-            continue
-    return any(
-        any(trial.moves(one, other)) for a, b in combinations(answers, 2) for one, other in zip(a, b, strict=True)
-    )
-
-
-def _acts_further_on(trial: Trial, name: str, values: list[Any], *, of_gradient: bool = False) -> bool:
-    """Return whether a setting acts, or moves the gradient, on cases this run does not hold.
-
-    All counts of its own may have been those of one batch, all its tokens beyond a bound.
-    """
-    rebuild = trial.bench.subject.rebuild
-    assert rebuild is not None
-    try:
-        losses = [rebuild({name: value}) for value in values]
-        for case, _ in trial.bench.further_cases(VARIED):
-            first, *others = (trial.evaluate(case, loss=loss) for loss in losses)
-            moved = [trial.moves(first, other) for other in others]
-            if any(gradient or (value and not of_gradient) for value, gradient in moved):
-                return True
-    except (Malformed, LossRaised, ValueError, TypeError, AssertionError):
-        return False
-    return False
-
-
-def _widened(case: Case) -> list[Case]:
-    """Return the case with its real constants stretched, as they are and as far as they go above 0."""
-    wide: list[dict[str, Tensor]] = [{}, {}]
-    for slot in case.slots():
-        if slot.trainable or slot.integer or slot.signs or slot.role not in STRETCHED or slot.high is not None:
-            continue
-        stretched = WIDER * case.tensor(slot)
-        wide[0][slot.key] = stretched if slot.low is None else stretched.abs()
-        wide[1][slot.key] = -stretched.abs() if slot.role == "logprobs" else stretched.abs()
-    return [case.with_tensors(tensors) for tensors in wide if tensors]
 
 
 def _plain_effect(few: _Answered, all_cases: _Answered, name: str, settings: dict[str, list[Any]]) -> _Effect | None:

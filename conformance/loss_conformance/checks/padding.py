@@ -53,6 +53,8 @@ def padding(trial: Trial) -> None:
 def absent_rows(trial: Trial) -> None:
     if any(slot.role == "pairs" for slot in trial.case.slots()):
         raise NotExercised("its rows are addressed by index")
+    if _masks_parts_alone(trial.case):
+        raise NotExercised("its mask is of other parts of a row than those that are trained")
     _require_unchanged(trial, append_masked_rows(trial.case), "one row of weight 0 appended")
 
 
@@ -129,6 +131,15 @@ def _masks_rows(trial: Trial) -> bool:
         or (slot.ignore is not None and slot.shape == ("B",))
         for slot in slots
     )
+
+
+def _masks_parts_alone(case: Case) -> bool:
+    """Return whether no mask is of whole rows or of what is trained: a picture without objects has its background."""
+    masks = [
+        slot for slot in case.slots() if slot.row_axis is not None and (slot.role == "mask" or slot.ignore is not None)
+    ]
+    trained = [slot.shape for slot in case.slots() if slot.trainable and slot.row_axis is not None]
+    return all(any(mask.shape != shape[: len(mask.shape)] for shape in trained) for mask in masks)
 
 
 def _require_unchanged(trial: Trial, grown: Case, change: str) -> None:

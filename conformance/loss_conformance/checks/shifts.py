@@ -10,6 +10,7 @@ from torch import Tensor
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
@@ -57,6 +58,10 @@ def logit_shift(trial: Trial) -> None:
             raise NotExercised("a loss of this name may work on the logits themselves, through a sigmoid or a margin")
         alone = _one_entry_alone(trial.case, slot, base.gradients.get(slot.key))
         declared = trial.facts.origin.get("family") == "declared"
+        if not alone and _penalised(trial, slot, SIZES[0]):
+            raise NotExercised(
+                "with one of its coefficients at 0 it is unmoved: that is a penalty on the logits themselves"
+            )
         sure = linear or alone or (trial.facts.contract.family in SURE_FAMILIES and declared)
         raise Broken(
             f"L moves by {number(moves[0])}, by {number(moves[1])} for twice as much",
@@ -118,6 +123,24 @@ def _shifted(case: Case, slot: Slot, size: float) -> Case:
     positions = tensor[..., :1].numel()
     step = (torch.arange(positions) % 4 + 1).to(tensor).reshape(tensor[..., :1].shape) / 4
     return case.with_tensors({slot.key: tensor + size * step})
+
+
+def _penalised(trial: Trial, slot: Slot, size: float) -> bool:
+    """Return whether some number it is set by is the weight of what sees the shift: at 0 it trains on, and does not see it."""
+    rebuild = trial.bench.subject.rebuild
+    for name, value in trial.bench.subject.settings.items() if rebuild is not None else ():
+        if not isinstance(value, float) or not value:
+            continue
+        try:
+            loss = rebuild({name: 0.0}) if rebuild is not None else None
+            base = trial.evaluate(trial.case, loss=loss)
+            got = trial.evaluate(_shifted(trial.case, slot, size), loss=loss)
+        except (LossRaised, Malformed, ValueError, TypeError, AssertionError):
+            continue
+        trains = any(bool((gradient != 0).any()) for gradient in base.gradients.values())
+        if trains and float((got.value - base.value).abs()) <= 4 * trial.value_tolerance(base).bound:
+            return True
+    return False
 
 
 def _proportional(moves: list[float], sizes: tuple[float, ...], bound: float) -> bool:

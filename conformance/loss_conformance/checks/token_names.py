@@ -16,7 +16,7 @@ from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["token_ids_are_names"]
+__all__ = ["ids_are_names", "token_ids_are_names"]
 
 IDS: Final = ("token_ids", "labels")
 CLASSES: Final = ("labels",)
@@ -68,6 +68,14 @@ def token_ids_are_names(trial: Trial) -> None:
         # Among classes, unlike words, the first is by custom the background, or no entity at all.
         guessed=(trial.foreign and not trial.facts.any_promised) or all(slot.kind in CLASSES for slot in ids),
     )
+
+
+def ids_are_names(trial: Trial, ids: Slot) -> bool:
+    """Return whether L does not see the ids and the scores of all classes renamed, 0 excepted: they are in no order."""
+    scores = [slot for slot in trial.case.slots() if slot.shape.count("V") == 1]
+    size = trial.case.tensor(scores[0]).shape[scores[0].shape.index("V")] if scores else 0
+    renamed = torch.tensor([0, *range(2, size), 1] if size > 2 else list(range(size))[::-1])
+    return _alike(trial, trial.finite_base, trial.evaluate(_renamed(trial.case, scores, [ids], renamed)))
 
 
 def _unless_zero_is_meant(trial: Trial) -> str | None:

@@ -17,6 +17,7 @@ from loss_conformance.caller import Caller
 from loss_conformance.cases.case import Case
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.ranks.threads import WORLD, RankWaits, Unsimulated
+from loss_conformance.starvation import waiting_for
 from loss_conformance.subject.subject import Subject
 
 __all__ = ["RankRaised", "evaluate_in_processes"]
@@ -64,8 +65,9 @@ def evaluate_in_processes(caller: Caller, losses: Sequence[Any], shares: Sequenc
             for rank in range(WORLD)
         ]
         try:
-            for process in started:
-                process.wait(SECONDS_OF_A_RANK)
+            with waiting_for([process.pid for process in started]):
+                for process in started:
+                    process.wait(SECONDS_OF_A_RANK)
         except subprocess.TimeoutExpired:
             raise Unsimulated(f"a rank gave no answer within {SECONDS_OF_A_RANK} s") from None
         finally:

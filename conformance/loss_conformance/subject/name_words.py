@@ -28,6 +28,7 @@ __all__ = [
     "ROUTING",
     "SAID",
     "SCORED",
+    "SCORES",
     "VIEW",
     "WORSE",
 ]
@@ -99,11 +100,13 @@ _WHOLE_NAMES: Final[dict[str, str]] = {
 }
 MEANINGS: Final = {name: meaning for meaning, names in _WHOLE_NAMES.items() for name in names.split()}
 
-# One of several like it: views of a batch by number or letter, and two images of which the second is the wanted one.
+# One of several like it: views of a batch by number or letter, two images of which the second is the wanted one, and
+# scores of the same inputs, computed twice.
 VIEW: Final = re.compile(
     r"(z|x|h|out|output|emb|embed|embedding|feat|feature|features|rep|view|proj)s?_?([0-9]|[abij]|left|right)"
 )
 IMAGE: Final = re.compile(r"(img|image|im)_?([ab0-2])")
+SCORES: Final = re.compile(r"logits?_?[12ab]")
 
 
 # Of whom a log-probability is, and words that say nothing of that.
@@ -118,7 +121,9 @@ FILLER: Final = _words(
 
 # Words that say what a longer name means, the strongest first, and words after which they say nothing.
 SAID: Final = {
-    "prediction": _words("pred preds predicted est estimate estimated estimates hat output outputs score scores"),
+    "prediction": _words(
+        "pred preds predicted prediction predictions est estimate estimated estimates hat output outputs score scores"
+    ),
     "target": _words("target targets label labels gt true truth tgt"),
     "embedding": _words("embedding embeddings embeds emb embs"),
 }

@@ -30,6 +30,7 @@ from loss_conformance.subject.name_words import (
     ROUTING,
     SAID,
     SCORED,
+    SCORES,
     VIEW,
     WORSE,
 )
@@ -97,7 +98,7 @@ def meaning_of(parameter: str) -> str | None:
         return "documents"
     if VIEW.fullmatch(name):
         return "embedding"
-    if IMAGE.fullmatch(name):
+    if IMAGE.fullmatch(name) or SCORES.fullmatch(name):
         return "prediction"
     words = set(name.split("_"))
     if (words & {"mask", "masks"} or name.endswith("mask")) and not words & HOW_MANY:

@@ -45,7 +45,15 @@ def readings(meanings: Mapping[str, str], ignore: int | None) -> Iterator[tuple[
                 if s is not None
             }
             if len(slots) == len(named):
-                yield reading, slots
+                yield reading, _each_of_its_own(slots)
+
+
+def _each_of_its_own(slots: dict[str, Slot]) -> dict[str, Slot]:
+    """Return the slots with the scores of a second pass over the same inputs drawn apart from those of the first."""
+    first = next((p for p, s in slots.items() if s.kind == "model_outputs.logits"), None)
+    return {
+        p: replace(s, kind=s.role) if s.kind == "model_outputs.logits" and p != first else s for p, s in slots.items()
+    }
 
 
 def _advantages(present: set[str]) -> tuple[str, ...]:

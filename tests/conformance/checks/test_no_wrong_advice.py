@@ -14,6 +14,15 @@ from tests.faults.sound_by_name import (
     masked_next_token,
     sampled_kl,
 )
+from tests.faults.sound_choices import (
+    FocalByConfidence,
+    MarginBradleyTerry,
+    OrdinalRegression,
+    PenalisedLogits,
+    SetPrediction,
+    clipped_critic,
+    varifocal,
+)
 
 
 def dynamic_fine_tuning(logits, labels):
@@ -38,6 +47,17 @@ def in_batch_negatives(query, positive):
         (in_batch_negatives, "duplicate_rows"),
         (barlow, "row_independence"),
         (differentiated_inside, "graph_released"),  # torch.func refuses to be watched
+        (clipped_critic, "finite_difference"),  # smooth at a tie, where backward gives each of two equals half
+        (clipped_critic, "namesake"),
+        (OrdinalRegression, "wanted_direction"),  # of ordered classes the score of the label itself falls
+        (OrdinalRegression, "finite_value"),  # no softmax, so no filtered vocabulary
+        (FocalByConfidence, "continuous"),
+        (SetPrediction, "continuous"),
+        (SetPrediction, "absent_rows"),
+        (MarginBradleyTerry, "namesake"),
+        (PenalisedLogits, "logit_shift"),
+        (varifocal, "option_effect"),  # alpha is for targets of 0, and none is drawn
+        (varifocal, "positive_weight_spares_negatives"),  # alpha is a weight of negatives
     ],
 )
 def test_not_advised(loss, check):

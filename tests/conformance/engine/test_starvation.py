@@ -14,7 +14,7 @@ from loss_conformance import guard
 from loss_conformance.apart import marker
 from loss_conformance.attempt import Attempt
 from loss_conformance.guard import TimeLimit, contained
-from loss_conformance.starvation import seconds_starved
+from loss_conformance.starvation import seconds_starved, waiting_for
 
 BUSY = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
 
@@ -28,6 +28,10 @@ def test_a_process_that_shares_its_processor_is_starved() -> None:
         before = [seconds_starved(other.pid) for other in others]
         time.sleep(1.0)
         waited = [seconds_starved(other.pid) - b for other, b in zip(others, before, strict=True)]
+        alone = seconds_starved()
+        with waiting_for([other.pid for other in others]):
+            assert seconds_starved() >= alone + sum(before) + sum(waited)
+        assert seconds_starved() < alone + sum(before) + sum(waited)
     finally:
         for other in others:
             other.kill()
