@@ -166,7 +166,7 @@ class Bench:
         of_rows = any(slot.place != "argument" for slot in self.routes[0].slots) and "N" not in self.routes[0].letters
         group = contract.group_size or (2 if contract.level == "pair" else 1)
         ordered, halves = contract.level == "pair", of_rows and self.coupling is Coupling.HALVES
-        groups = (max(route.group, group if of_rows else 1) for route in self.routes)
+        groups = (max(route.group, group if of_rows else contract.group_size or 1) for route in self.routes)
         return tuple(
             replace(route, group=size, ordered=ordered, halves=halves)
             for route, size in zip(self.routes, groups, strict=True)

@@ -118,6 +118,8 @@ KILLS = {
     "own_numbers_settle": "X436",
     "smoothing_keeps_the_total": "X488",
     "spread_grows_like_errors": "X490",
+    "smoothing_mixes": "X494",
+    "no_weight_no_gradient": "X495",
     "errors_do_not_cancel": "X493",
     "code_rests_at_standard_normal": "X491",
     "short_training": "X81",

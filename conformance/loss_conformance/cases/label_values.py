@@ -34,7 +34,9 @@ def label_value(slot: Slot, world: World) -> Tensor:
     if slot.role == "lengths":
         low = max(low, 1)
         return low + world.integers((int(slot.high) if slot.high is not None else world.tokens + 1) - low, *shape)
-    return low + world.integers(_classes(slot, world) - low, *shape)
+    labels = low + world.integers(_classes(slot, world) - low, *shape)
+    # Of one class alone where nothing is to be told apart.
+    return labels[:1].expand(shape).clone() if world.plan.nothing_there and slot.shape == ("B",) else labels
 
 
 def binary_value(slot: Slot, world: World) -> Tensor:

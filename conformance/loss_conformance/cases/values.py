@@ -270,6 +270,8 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
     shape = [world.size(letter) for letter in slot.shape]
     if slot.role == "pairs":
         return world.integers(world.rows, *shape)
+    if slot.role == "rewards" and not slot.trainable and world.plan.regime == "ties":
+        return torch.zeros(shape, dtype=torch.float64)  # nobody is better than anybody
     plain = slot.role == "embeddings" or (slot.kind == "values" and not slot.limited and slot.shape)
     if plain and world.plan.regime == "ties":
         return world.coinciding(*shape)

@@ -57,6 +57,7 @@ IN_ORDER: Final = (
     "option_end_points",
     "named_settings",
     "indifference",
+    "mixing",
     "named_sides",
     "inputs",
     "soft_labels",

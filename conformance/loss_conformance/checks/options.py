@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -16,6 +17,8 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["option_effect"]
 
+ORDERS_THE_WORK: Final = re.compile(r"(.*_)?((chunk|mini_?batch|micro_?batch)(_?size)?s?)", re.IGNORECASE)
+"""What a setting is called that says in which portions to compute, and should change nothing."""
 FEW, MANY = 1, 5
 """Cases of each situation a setting is tried on: most act on the first."""
 
@@ -255,7 +258,7 @@ def _settings(trial: Trial) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for name, value in trial.bench.subject.settings.items():
         option = declared.get(name)
-        if option is not None and option.inert:
+        if (option is not None and option.inert) or ORDERS_THE_WORK.fullmatch(name):
             continue
         others = [v for v in (option.values if option else ()) if v != value] or list(_neighbours(value))
         if others:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.slot import ARGUMENT
 from loss_conformance.cases.transform import append_masked_rows, append_masked_token
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.masking import masks_anything
 from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import Evaluation
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["absent_rows", "empty_answers", "padding"]
@@ -36,6 +38,12 @@ def padding(trial: Trial) -> None:
     if not any(slot.token_axis is not None for slot in trial.case.slots()):
         raise NotExercised("it has no token axis to pad")
     _require_unchanged(trial, append_masked_token(trial.case), "one masked token appended to every row")
+    for sign in (1.0, -1.0):
+        # The least and the greatest over a row show a 0 that fills its masked places when all else is on one side of it.
+        beyond = _on_one_side(trial.case, sign)
+        if beyond is not None:
+            said = f"outputs of the model all {'above' if sign > 0 else 'below'} 0, and one masked token appended to every row"
+            _require_same_value(trial, append_masked_token(beyond), trial.evaluate(beyond), said)
 
 
 @check(
@@ -131,6 +139,26 @@ def _masks_rows(trial: Trial) -> bool:
         or (slot.ignore is not None and slot.shape == ("B",))
         for slot in slots
     )
+
+
+def _on_one_side(case: Case, sign: float) -> Case | None:
+    moved = {
+        slot.key: sign * (case.tensor(slot).abs() + 0.25)
+        for slot in case.slots()
+        if slot.trainable and slot.movable and slot.token_axis is not None and slot.role in ("values", "rewards")
+    }
+    if not moved:
+        return None
+    # Where a mask comes with the call, no token is left out beforehand.
+    masks = [
+        slot for slot in case.slots() if slot.role == "mask" and slot.place == ARGUMENT and slot.token_axis is not None
+    ]
+    return case.with_tensors(moved | {slot.key: torch.ones_like(case.tensor(slot)) for slot in masks})
+
+
+def _require_same_value(trial: Trial, grown: Case, base: Evaluation, change: str) -> None:
+    if bool(torch.isfinite(base.value)):
+        trial.require_value(trial.evaluate(grown), base, change)
 
 
 def _masks_parts_alone(case: Case) -> bool:

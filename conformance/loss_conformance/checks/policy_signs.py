@@ -20,9 +20,9 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 __all__ = ["clip_side", "drift_is_corrected", "pulled_to_reference"]
 
 FEWEST_TOKENS = 4
-DRIFT = 0.5
+DRIFT = 0.375
 """By how much a log-probability has moved the wrong way: beyond every usual clip, and short of a second one."""
-NEAREST_DUAL_CLIP = math.log(2.0)
+NEAREST_DUAL_CLIP = math.log(1.5)
 """The smallest log-ratio at which a second clip may stop a token of negative advantage; 3 is usual for the ratio."""
 
 

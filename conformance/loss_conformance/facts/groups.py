@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -14,17 +14,10 @@ from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import Schema
 from loss_conformance.cases.transform import other_content
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
+from loss_conformance.subject.own_groups import names_a_group
 
 __all__ = ["measure_group"]
 
-NAMES: Final = re.compile(
-    r"(.*_)?(group_size|num_generations?|n_samples_per_prompt|samples_per_prompt|num_samples|n_samples|rollout_n"
-    r"|n_rollouts|num_rollouts|k|answers_per_prompt|responses_per_prompt)",
-    re.IGNORECASE,
-)
-"""What the number of answers to one prompt is called."""
-LARGEST: Final = 16
-"""Groups larger than this would make every case a slow one."""
 FEW: Final = range(5, 9)
 """Numbers of rows of which one at least is a multiple of each size up to 8."""
 
@@ -38,9 +31,9 @@ def measure_group(
     """
     if not any(slot.row_axis == 0 for slot in schema.slots) or any(slot.role == "pairs" for slot in schema.slots):
         return None
+    schema = replace(schema, group=1)
     for name, size in settings.items():
-        named = NAMES.fullmatch(name) is not None and type(size) is int and 2 < size <= LARGEST
-        if named and (_refuses(schema, evaluate, size) or _stays_within(schema, evaluate, size)):
+        if names_a_group(name, size) and (_refuses(schema, evaluate, size) or _stays_within(schema, evaluate, size)):
             return size, f"{name} = {size}, and rows of one group are compared"
     if all(_taken(schema, evaluate, rows) for rows in FEW[-2:]):
         return None  # as most do

@@ -17,6 +17,7 @@ from loss_conformance.subject.declared_slots import (
     with_token_axis,
 )
 from loss_conformance.subject.held import Asked, Holders, ways_to_hold
+from loss_conformance.subject.own_groups import named_groups
 from loss_conformance.subject.parameter_names import loose_meaning, meaning_of
 from loss_conformance.subject.probabilities import takes_probabilities
 from loss_conformance.subject.probe import PLAN, Fit, Probe, probe, spare
@@ -59,20 +60,31 @@ class ByNameProtocol(CallingProtocol):
         raise refused
 
     def _fitting(self, loss: Any, contract: Contract) -> Schema:
-        """Return the first inputs that suit the loss.
+        """Return the first inputs that suit the loss, of rows in groups where it takes no others.
 
         Raises:
             CannotFeed: there are none.
         """
+        refused: CannotFeed | None = None
+        for group in (contract.group_size,) if contract.group_size else (1, *named_groups(loss)):
+            try:
+                return self._fitting_groups(loss, contract, group)
+            except CannotFeed as error:
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
+    def _fitting_groups(self, loss: Any, contract: Contract, group: int) -> Schema:
         copy = spare(loss)
         parameters = self._holders.parameters(loss)
         best: tuple[Schema, Probe] | None = None
         tried: list[tuple[str, Probe]] = []
         for name, schema in candidates(loss, parameters, contract):
+            schema = replace(schema, group=group, ordered=False) if group > 1 else schema
             schema = _without_refused_label(self.call, copy, schema)
             outcome = probe(self.call, copy, schema)
             # Once more in other sizes: the first may have fitted by accident, such as S classes where V are meant.
-            again = probe(self.call, spare(loss), schema, _OTHER_SIZES) if outcome.fit is Fit.GOOD else outcome
+            again = outcome if outcome.fit is Fit.RAISED else probe(self.call, spare(loss), schema, _OTHER_SIZES)
             if again.fit is Fit.RAISED and not _declined(again):
                 outcome = again
             if outcome.fit is Fit.GOOD and takes_probabilities(self.call, loss, schema):

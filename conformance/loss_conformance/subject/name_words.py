@@ -16,6 +16,7 @@ __all__ = [
     "GENERATION",
     "HIDDEN",
     "HOW_MANY",
+    "HOW_OFTEN",
     "IMAGE",
     "JUDGED",
     "MEANINGS",
@@ -132,6 +133,7 @@ OF_ANOTHER_KIND: Final = _words(
     "teacher smoothing name names fn mode pos neg token tokens model type lr std var variance sigma sigmas kpts "
     "keypoints"
 )
+HOW_OFTEN: Final = _words("p prob probs probability ratio rate")
 HOW_MANY: Final = _words("num n number count total nr global")
 COUNTED: Final = _words(
     "boxes masks items tokens toks seqs sequences samples pairs instances objects elements valid examples positives"

@@ -18,6 +18,7 @@ from loss_conformance.subject.name_words import (
     GENERATION,
     HIDDEN,
     HOW_MANY,
+    HOW_OFTEN,
     IMAGE,
     JUDGED,
     MEANINGS,
@@ -101,7 +102,7 @@ def meaning_of(parameter: str) -> str | None:
     if IMAGE.fullmatch(name) or SCORES.fullmatch(name):
         return "prediction"
     words = set(name.split("_"))
-    if (words & {"mask", "masks"} or name.endswith("mask")) and not words & HOW_MANY:
+    if (words & {"mask", "masks"} or name.endswith("mask")) and not words & (HOW_MANY | HOW_OFTEN):
         return "token_mask"
     if words & (CHOSEN | REJECTED) or (words & {"w", "l"} and words & {"logp", "reward", "rewards"}):
         return _of_pair(words)

@@ -137,6 +137,8 @@ def _steps(names: set[str]) -> list[tuple[str, set[str]]]:
         found += [("action_values", _OWN_VALUES), ("logprobs", _ACTION_LOGPROBS)]
     if any(name.startswith(("q", "current_q")) for name in names):
         found.append(("next_action_logprobs", _NEXT_LOGPROBS))
+    if names & _ACTION_LOGPROBS and any("mask" in name for name in names):
+        found.append(("rewards", {"scores", "score"}))  # what a judge gave an answer
     if {"rewards", "discounts"} <= names:
         along = any("log_prob" in name or "logp" in name for name in names - _NEXT_LOGPROBS) and "values" in names
         found += [("token_rewards", {"rewards"}), ("token_discounts", {"discounts"})] if along else []
