@@ -12,6 +12,7 @@ from torch import Tensor
 from loss_conformance.cases.case import Case
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
+from loss_conformance.checks.stop_gradients import stops_gradients
 from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -83,9 +84,14 @@ def _require_slopes(trial: Trial, how: dict[str, Any]) -> None:
             tolerance=f"{allowed:.1e} (step error of the difference)",
             cause=f"the gradient is {number(factor)} times that of the returned value." if factor is not None else "",
             declare="" if factor is not None else "Contract(surrogate_gradient=True)",
-            guessed=factor is None and not trial.facts.any_promised,
+            guessed=factor is None and not _promised(trial),
             of_gradient=True,  # max(x, y) is smooth where both move alike, and backward halves it there
         )
+
+
+def _promised(trial: Trial) -> bool:
+    """Return whether the loss said what it is; of one that said less, what it detaches may be detached on purpose."""
+    return trial.facts.promised("family") or (trial.facts.any_promised and not stops_gradients(trial))
 
 
 @dataclass(frozen=True)

@@ -119,3 +119,39 @@ def test_an_input_that_breaks_ties_of_a_rare_choice_has_an_effect(seed):
 def test_what_rounding_of_the_inputs_explains_is_no_loss_of_digits(loss, check, profile, seed):
     (verdict,) = check_loss(loss, profile=profile, seed=seed, checks=(check,)).verdicts
     assert verdict.status is Status.PASSED, verdict
+
+
+def detached_ratio(log_prob, old_log_prob, advantages):
+    """REINFORCE off policy: the ratio is a weight, and constant on purpose."""
+    ratio = (log_prob.detach() - old_log_prob.detach()).clamp(max=0.0).exp()
+    return -(ratio * advantages.detach() * log_prob).mean()
+
+
+PARTLY_DECLARED = Contract(
+    level="token",
+    fields={
+        "log_prob": Field("logprobs", "B T", trainable=True),
+        "old_log_prob": Field("logprobs", "B T", trainable=False),
+        "advantages": Field("advantages", "B T", trainable=False),
+    },
+)
+
+
+def test_what_a_loss_detaches_itself_is_no_failure_where_no_family_is_promised():
+    (verdict,) = check_loss(
+        detached_ratio, contract=PARTLY_DECLARED, profile="quick", checks=("finite_difference",)
+    ).verdicts
+    assert verdict.status is Status.ADVICE, verdict
+    assert "surrogate_gradient=True" in verdict.failure.declare
+
+
+def log_of_a_number(log_prob, old_log_prob, advantages):
+    """The ratio taken out of the graph by a way nobody takes on purpose."""
+    return -(log_prob * advantages.detach()).mean() + log_prob.square().mean().item() * log_prob.new_ones(())
+
+
+def test_what_it_does_not_detach_is_a_failure():
+    (verdict,) = check_loss(
+        log_of_a_number, contract=PARTLY_DECLARED, profile="quick", checks=("finite_difference",)
+    ).verdicts
+    assert verdict.status is Status.FAILED, verdict
