@@ -11,7 +11,7 @@ import torch
 from loss_conformance.cases.build import build
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import Plan
-from loss_conformance.cases.slot import Schema
+from loss_conformance.cases.slot import ARGUMENT, Schema
 from loss_conformance.cases.transform import other_content
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.subject.own_groups import names_a_group
@@ -35,6 +35,8 @@ def measure_group(
     for name, size in settings.items():
         if names_a_group(name, size) and (_refuses(schema, evaluate, size) or _stays_within(schema, evaluate, size)):
             return size, f"{name} = {size}, and rows of one group are compared"
+    if all(slot.place == ARGUMENT for slot in schema.slots):
+        return None  # what it refuses may be the content of a batch: nothing says that rows are answers to a prompt
     if all(_taken(schema, evaluate, rows) for rows in FEW[-2:]):
         return None  # as most do
     taken = [rows for rows in FEW if _taken(schema, evaluate, rows)]
