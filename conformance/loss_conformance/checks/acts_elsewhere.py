@@ -48,9 +48,10 @@ def acts_elsewhere(trial: Trial, name: str, values: list[Any], *, on_the_gradien
 
 def _rebuilt(trial: Trial, name: str, values: list[Any]) -> Iterator[Any]:
     rebuild = trial.bench.subject.rebuild
-    for value in values if rebuild is not None else ():
+    assert rebuild is not None
+    for value in values:
         try:
-            yield rebuild({name: value}) if rebuild is not None else None
+            yield rebuild({name: value})
         except (Malformed, LossRaised, ValueError, TypeError, AssertionError):
             continue
 

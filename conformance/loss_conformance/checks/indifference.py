@@ -132,10 +132,13 @@ def _blind_to_labels(trial: Trial, case: Case, plain: Evaluation, loss: object) 
 
 
 def _at_no_margin(trial: Trial, case: Case, plain: Evaluation, name: str) -> bool:
-    """Return whether pairs that are alike cost the same whatever the other settings are: a margin would tell them apart."""
+    """Return whether answers that are alike cost the same whatever the other settings are.
+
+    A margin would tell them apart, and so would their lengths, where log-probabilities are added up.
+    """
     rebuild, settings = trial.bench.subject.rebuild, trial.bench.subject.settings
-    of_pairs = case.schema.paired or any(slot.kind.startswith("pair.") for slot in case.slots())
-    if rebuild is None or not of_pairs:
+    compared = case.schema.group > 1 or any(slot.kind.startswith("pair.") for slot in case.slots())
+    if rebuild is None or not compared:
         return True
     others = {other: 2 * value for other, value in settings.items() if isinstance(value, float) and other != name}
     for other, value in others.items():

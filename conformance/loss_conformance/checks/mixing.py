@@ -71,8 +71,8 @@ def no_weight_no_gradient(trial: Trial) -> None:
     found = _weights_of(trial)
     assert found is not None
     trained, weights = found
-    tensor = trial.case.tensor(weights).clone()
-    tensor.flatten()[-1] = 0.0
+    tensor = trial.case.tensor(weights).clone(memory_format=torch.contiguous_format)
+    tensor.view(-1)[-1] = 0.0
     got = trial.evaluate(trial.case.with_tensors({weights.key: tensor}))
     gradient = got.gradients.get(trained.key)
     if gradient is None or not bool((trial.finite_base.gradients[trained.key][-1] != 0).any()):

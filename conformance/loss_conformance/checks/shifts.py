@@ -128,11 +128,13 @@ def _shifted(case: Case, slot: Slot, size: float) -> Case:
 def _penalised(trial: Trial, slot: Slot, size: float) -> bool:
     """Return whether some number it is set by is the weight of what sees the shift: at 0 it trains on, and does not see it."""
     rebuild = trial.bench.subject.rebuild
-    for name, value in trial.bench.subject.settings.items() if rebuild is not None else ():
+    if rebuild is None:
+        return False
+    for name, value in trial.bench.subject.settings.items():
         if not isinstance(value, float) or not value:
             continue
         try:
-            loss = rebuild({name: 0.0}) if rebuild is not None else None
+            loss = rebuild({name: 0.0})
             base = trial.evaluate(trial.case, loss=loss)
             got = trial.evaluate(_shifted(trial.case, slot, size), loss=loss)
         except (LossRaised, Malformed, ValueError, TypeError, AssertionError):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from loss_conformance import check_loss
 from loss_conformance.verdict import Status
-from loss_reference import ClipCovLoss, Contract, Field, KLUnbiasedLoss, LiPOLoss, ORPOLoss
+from loss_reference import ClipCovLoss, Contract, Field, KLUnbiasedLoss, LiPOLoss, ORPOLoss, TPOLoss
 from tests.faults.sound_by_name import (
     barlow,
     differentiated_inside,
@@ -155,3 +155,8 @@ def test_what_it_does_not_detach_is_a_failure():
         log_of_a_number, contract=PARTLY_DECLARED, profile="quick", checks=("finite_difference",)
     ).verdicts
     assert verdict.status is Status.FAILED, verdict
+
+
+def test_answers_of_other_lengths_in_groups_of_three_are_not_alike():
+    (verdict,) = check_loss(TPOLoss, profile="thorough", checks=("smoothing_keeps_the_total",)).verdicts
+    assert verdict.status is not Status.FAILED, verdict
