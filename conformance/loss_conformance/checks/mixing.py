@@ -65,9 +65,11 @@ def smoothing_mixes(trial: Trial) -> None:
         unless("coupled", "stochastic", "stateful")(trial)
         or (None if _weights_of(trial) else "it takes no weights of the entries of its one prediction")
     ),
-    requires=("scalar_output", "row_independence"),
+    requires=("scalar_output",),
 )
 def no_weight_no_gradient(trial: Trial) -> None:
+    if trial.bench.coupling.across:
+        raise NotExercised("an entry of weight 0 still stands beside the others, which are compared with it")
     found = _weights_of(trial)
     assert found is not None
     trained, weights = found
