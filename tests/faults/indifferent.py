@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from loss_reference import Contract, Field, LossFunction
 from tests.faults.fault import ADVICE, Fault
-from tests.faults.parts import kept, token_weights
+from tests.faults.parts import pair_mean, pair_weights, pairs, sequence_ratio
 
 NUMBERS = {name: Field("values", "B D", trainable=True) for name in ("mean", "log_sigma")}
 CRITICS = {name: Field("values", "B", trainable=name != "td_target") for name in ("q1", "q2", "td_target")}
@@ -29,23 +29,31 @@ def targets_of_more_than_one(input, target, label_smoothing=0.1):
     return _smoothed(input, target, 1 - each, each)
 
 
-class Robust(LossFunction):
-    """DPO on labels that are exchanged with probability eps, made unbiased."""
+class NoisyLabels(LossFunction):
+    """DPO on labels of which a share eps is exchanged."""
+
+    beta = 0.5
 
     def __init__(self, config=None):
         super().__init__(config)
         self.eps = self.config.get("label_smoothing", 0.1)
 
+    def compute_loss(self, batch, model_outputs):
+        h = sequence_ratio(batch, model_outputs)
+        chosen, rejected = pairs(h)
+        return pair_mean(self.terms(self.beta * (chosen - rejected)), pair_weights(batch, h), {})
+
+
+class Robust(NoisyLabels):
+    """The mean over exchanged labels made unbiased."""
+
+    beta = 0.1
+
     def divisor(self):
         return 1 - 2 * self.eps
 
-    def compute_loss(self, batch, model_outputs):
-        m = token_weights(batch)
-        ratio = kept(model_outputs["next_token_logprobs"] - batch["reference_policy_logprobs"][:, 1:].detach(), m)
-        z = 0.1 * (ratio[0::2].sum(1) - ratio[1::2].sum(1))
-        terms = -(1 - self.eps) * F.logsigmoid(z) + self.eps * F.logsigmoid(-z)
-        weight = torch.minimum(batch["sample_mask"][0::2], batch["sample_mask"][1::2])
-        return (kept(terms, weight) * weight).sum() / self.divisor() / weight.sum().clamp(min=1)
+    def terms(self, z):
+        return (self.eps * F.logsigmoid(-z) - (1 - self.eps) * F.logsigmoid(z)) / self.divisor()
 
 
 class RobustByTheWrongConstant(Robust):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from loss_reference import Contract, Field, LossFunction, Option
+from loss_reference import Contract, Field, Option
 from tests.faults.fault import ADVICE, Fault
-from tests.faults.parts import kept, token_weights
+from tests.faults.indifferent import NoisyLabels
 
 WEIGHTED = Contract(
     fields={
@@ -42,22 +42,9 @@ GROUPED = Contract(
 )
 
 
-class Conservative(LossFunction):
-    """DPO on labels of which a share is taken to be exchanged."""
-
-    def __init__(self, config=None):
-        super().__init__(config)
-        self.eps = self.config.get("label_smoothing", 0.1)
-
+class Conservative(NoisyLabels):
     def terms(self, z):
         return -(1 - self.eps) * F.logsigmoid(z) - self.eps * F.logsigmoid(-z)
-
-    def compute_loss(self, batch, model_outputs):
-        m = token_weights(batch)
-        ratio = kept(model_outputs["next_token_logprobs"] - batch["reference_policy_logprobs"][:, 1:].detach(), m)
-        terms = self.terms(0.5 * (ratio[0::2].sum(1) - ratio[1::2].sum(1)))
-        weight = torch.minimum(batch["sample_mask"][0::2], batch["sample_mask"][1::2])
-        return (kept(terms, weight) * weight).sum() / weight.sum().clamp(min=1)
 
 
 class MixedInside(Conservative):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.token_grid import on_policy
+from loss_conformance.checks.other_settings import rebuilt_with_each
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.trial import Trial
 
@@ -34,7 +35,7 @@ def acts_elsewhere(trial: Trial, name: str, values: list[Any], *, on_the_gradien
     All counts of its own may have been those of one batch; all numbers it bounds may have lain beyond a bound, which a
     range of a thousandth about the old policy is, and a margin that no score has reached.
     """
-    losses = list(_rebuilt(trial, name, values))
+    losses = [loss for _, loss in rebuilt_with_each(trial, name, values)]
     further = [case for case, _ in trial.bench.further_cases(VARIED)]
     if _moves_on(trial, losses, further, on_the_gradient):
         return True
@@ -44,16 +45,6 @@ def acts_elsewhere(trial: Trial, name: str, values: list[Any], *, on_the_gradien
     return _moves_on(trial, losses, _widened(trial.case), on_the_gradient) or any(
         _moves_on(trial, losses, _next_to_thresholds(case), on_the_gradient) for case in cases
     )
-
-
-def _rebuilt(trial: Trial, name: str, values: list[Any]) -> Iterator[Any]:
-    rebuild = trial.bench.subject.rebuild
-    assert rebuild is not None
-    for value in values:
-        try:
-            yield rebuild({name: value})
-        except (Malformed, LossRaised, ValueError, TypeError, AssertionError):
-            continue
 
 
 def _moves_on(trial: Trial, losses: list[Any], cases: Iterable[Case], on_the_gradient: bool) -> bool:

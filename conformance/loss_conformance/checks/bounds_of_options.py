@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.other_settings import rebuilt_with_each
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.report.numbers import number
@@ -66,16 +67,10 @@ def _nothing_to_vary(trial: Trial) -> str | None:
 
 def _others(trial: Trial) -> Iterator[tuple[str, Any, Any]]:
     """Yield (name, value, loss) for the numbers listed that are not in force."""
-    rebuild = trial.bench.subject.rebuild
-    assert rebuild is not None
     for name, option in trial.facts.contract.options.items():
         in_force = trial.bench.subject.settings.get(name)
-        for value in option.values:
-            if type(value) is float and value != in_force:
-                try:
-                    yield name, value, rebuild({name: value})
-                except Exception:
-                    continue
+        others = [value for value in option.values if type(value) is float and value != in_force]
+        yield from ((name, value, loss) for value, loss in rebuilt_with_each(trial, name, others))
 
 
 def _bound(trial: Trial, loss: Any, fact: str) -> float | None:

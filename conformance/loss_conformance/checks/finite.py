@@ -38,7 +38,7 @@ LEGAL: Final = tuple(situation for situation in SITUATIONS if situation not in (
 def finite_value(trial: Trial) -> None:
     _require_rows_to_compare(trial)
     got = trial.evaluate(trial.case, dtype=torch.float32)
-    if not bool(torch.isfinite(got.value)) and not (_limit_is_infinite(trial) or _takes_scores_one_by_one(trial)):
+    if not bool(torch.isfinite(got.value)) and not _infinity_is_right(trial):
         raise Broken(
             f"{number(got.value)}{similarities(trial, trial.case)}",
             "a finite number",
@@ -61,7 +61,7 @@ def finite_gradient(trial: Trial) -> None:
     _require_rows_to_compare(trial)
     got = trial.evaluate(trial.case, dtype=torch.float32)
     where = first_nonfinite(got)
-    if where and not (_limit_is_infinite(trial) or _takes_scores_one_by_one(trial)):
+    if where and not _infinity_is_right(trial):
         said = f"{where}, with a loss of {number(got.value)}"
         guessed = _filtered(trial) or _perfect(trial) or _without_length(trial)
         raise Broken(said, "finite entries everywhere", guessed=guessed)
@@ -163,17 +163,16 @@ def _without_length(trial: Trial) -> bool:
     return trial.foreign and any(bool((trial.case.tensor(slot) == 0).all(-1).any()) for slot in embeddings)
 
 
+def _infinity_is_right(trial: Trial) -> bool:
+    """Return whether scores of -inf rightly make an answer that is not finite, or are nothing this loss should be given."""
+    return any(map(_has_infinity, trial.case.tensors.values())) and (
+        _limit_is_infinite(trial) or _takes_scores_one_by_one(trial)
+    )
+
+
 def _limit_is_infinite(trial: Trial) -> bool:
     """Return whether the exact value is infinite: replacing -inf by ever lower logits makes the loss grow without bound."""
-    infinite = {s.key: trial.case.tensor(s) for s in trial.case.slots() if _has_infinity(trial.case.tensor(s))}
-    if not infinite:
-        return False
-
-    def at(depth: float) -> float:
-        replaced = {key: torch.where(torch.isinf(t), t.new_full((), depth), t) for key, t in infinite.items()}
-        return float(trial.evaluate(trial.case.with_tensors(replaced)).value)
-
-    near, far = at(-1e3), at(-2e3)
+    near, far = (float(trial.evaluate(_at_depth(trial.case, depth)).value) for depth in (-1e3, -2e3))
     return abs(far - near) > 1.0
 
 
@@ -182,14 +181,17 @@ def _takes_scores_one_by_one(trial: Trial) -> bool:
 
     Through a sigmoid each, an infinite score is no word that cannot be said but an answer nobody can be wrong about.
     """
-    if not _filtered(trial) or trial.facts.any_promised:
+    if not trial.foreign or trial.facts.any_promised:
         return False
-    finite = {s.key: trial.case.tensor(s) for s in trial.case.slots() if _has_infinity(trial.case.tensor(s))}
-    finite = {key: torch.where(torch.isinf(t), t.new_full((), FAR_BELOW), t) for key, t in finite.items()}
-    base, raised = (
-        trial.evaluate(trial.case.with_tensors({key: t + by for key, t in finite.items()})) for by in (0.0, 1.0)
-    )
+    base, raised = (trial.evaluate(_at_depth(trial.case, FAR_BELOW, by)) for by in (0.0, 1.0))
     return trial.moves(base, raised)[0]
+
+
+def _at_depth(case: Case, depth: float, by: float = 0.0) -> Case:
+    """Return the case with ``depth`` for infinite scores, and ``by`` added to all that hold some."""
+    infinite = [slot for slot in case.slots() if _has_infinity(case.tensor(slot))]
+    finite = {slot.key: case.tensor(slot).masked_fill(case.tensor(slot).isinf(), depth) for slot in infinite}
+    return case.with_tensors({key: tensor + by for key, tensor in finite.items()})
 
 
 def _has_infinity(tensor: Tensor) -> bool:

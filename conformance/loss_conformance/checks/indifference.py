@@ -12,6 +12,7 @@ import torch
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.transform import scramble
 from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.other_settings import rebuilt
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.report.numbers import number
@@ -41,7 +42,7 @@ OF_ANSWERS: Final = ("logits", "logprobs", "values", "rewards")
 )
 def smoothing_keeps_the_total(trial: Trial) -> None:
     name = _smoothing(trial)
-    off, *on = (_rebuilt(trial, name, amount) for amount in (0.0, *AMOUNTS))
+    off, *on = (rebuilt(trial, {name: amount}) for amount in (0.0, *AMOUNTS))
     found: list[tuple[Evaluation, Evaluation, float]] = []
     for case in _indifferent(trial.case):
         plain = _evaluated(trial, case, off)
@@ -90,15 +91,6 @@ def _smoothing(trial: Trial) -> str:
     if len(names) != 1:
         raise NotExercised(f"{' and '.join(names)} smooth together")
     return names[0]
-
-
-def _rebuilt(trial: Trial, name: str, amount: float) -> object:
-    rebuild = trial.bench.subject.rebuild
-    assert rebuild is not None
-    try:
-        return rebuild({name: amount})
-    except Exception as error:
-        raise NotExercised(f"{name} = {amount:g} is not offered: {error}") from None
 
 
 def _indifferent(case: Case) -> Iterator[Case]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
+from loss_conformance.checks.other_settings import rebuilt_with_each
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.trial import NotExercised, Trial
 
@@ -64,16 +65,11 @@ def set_aside(trial: Trial, case: Case, model: Slot) -> bool:
 
 def variants(trial: Trial, names: list[str]) -> Iterator[tuple[str, Any, Any]]:
     """Yield (name, value, loss) for other values of the numeric settings ``names``: declared ones, else neighbours."""
-    rebuild = trial.bench.subject.rebuild
-    for name in names if rebuild is not None else ():
+    for name in names if trial.bench.subject.rebuild is not None else ():
         value = trial.bench.subject.settings[name]
         option = trial.facts.contract.options.get(name)
         others = [v for v in (option.values if option else ()) if v != value]
         if not others and isinstance(value, int | float) and not isinstance(value, bool):
             others = [value * 2, value / 2, 0, 1] if isinstance(value, float) else [value * 64, value + 1]
             others = [v for v in others if v != value and (v or not TEMPERATURE.fullmatch(name))]
-        for other in others:
-            try:
-                yield name, other, rebuild({name: other}) if rebuild is not None else None
-            except Exception:
-                continue
+        yield from ((name, other, loss) for other, loss in rebuilt_with_each(trial, name, others))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from loss_conformance.cases.transform import other_content
 from loss_conformance.checks.conditions import declared_only, unless
 from loss_conformance.checks.minimum import TEMPERATURE
+from loss_conformance.checks.other_settings import rebuilt
 from loss_conformance.checks.perfect import perfect, prediction
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.checks.shifts import reward_pairs
@@ -45,7 +46,7 @@ def smoothing_switches_off(trial: Trial) -> None:
     model, goal = prediction(trial.case)
     if model.role != "logits":
         raise NotExercised(f"{model.key} are no scores, which may be ever surer")
-    off = _rebuilt(trial, dict.fromkeys(_named(trial, SMOOTHING), 0.0))
+    off = rebuilt(trial, dict.fromkeys(_named(trial, SMOOTHING), 0.0))
     weak, strong = (trial.evaluate(case, loss=off).value for case in perfect(trial.case, model, goal))
     usual = trial.evaluate(trial.case, loss=off)
     if not bool(torch.isfinite(strong)) or float(strong - weak) <= NOTABLE * float(usual.value.abs()):
@@ -77,7 +78,7 @@ def centring_feels_shift(trial: Trial) -> None:
     name = _named(trial, CENTRE)[0]
     value = trial.bench.subject.settings[name]
     weight = value if isinstance(value, float) and value else 0.5
-    centred, free = _rebuilt(trial, {name: weight}), _rebuilt(trial, {name: 0.0})
+    centred, free = rebuilt(trial, {name: weight}), rebuilt(trial, {name: 0.0})
     moved = trial.case.with_tensors({slot.key: trial.case.tensor(slot) + SHIFT for slot in slots})
     here, there = trial.evaluate(trial.case, loss=centred), trial.evaluate(moved, loss=centred)
     if not any(trial.moves(here, trial.evaluate(trial.case, loss=free))):
@@ -116,7 +117,7 @@ def hard_labels_stay_cold(trial: Trial) -> None:
         raise NotExercised("its teacher has nothing to say here: a vocabulary of one entry, for instance")
     for name, end in _ends(trial, heat[0]):
         try:
-            hard, hotter = (_rebuilt(trial, {name: end, **more}) for more in ({}, {heat[0]: HOTTER * value}))
+            hard, hotter = (rebuilt(trial, {name: end, **more}) for more in ({}, {heat[0]: HOTTER * value}))
             base = trial.evaluate(trial.case, loss=hard)
             trained = any(bool((gradient != 0).any()) for gradient in base.gradients.values())
             if not trained or any(trial.moves(base, trial.evaluate(other, loss=hard))):
@@ -155,12 +156,3 @@ def _named(trial: Trial, names: re.Pattern[str]) -> list[str]:
         for name, value in settings.items()
         if names.fullmatch(name) and (value is None or (isinstance(value, int | float) and not isinstance(value, bool)))
     ]
-
-
-def _rebuilt(trial: Trial, changed: dict[str, float]) -> Any:
-    rebuild = trial.bench.subject.rebuild
-    assert rebuild is not None
-    try:
-        return rebuild(changed)
-    except Exception as refused:
-        raise NotExercised(f"it refuses {changed}: {refused}") from None

@@ -14,8 +14,9 @@ from loss_conformance.cases.label_values import BINARY
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.goals import targets
+from loss_conformance.checks.other_settings import evaluated_with
 from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
+from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
@@ -48,7 +49,8 @@ STEP: Final = 3.0
 def level_favours_its_side(trial: Trial) -> None:
     sides, tried = _beside_target(trial), False
     for name, value in _named(trial, LEVEL):
-        costs = [[_cost(trial, trial.case, side, {name: _alike(value, at)}) for side in sides] for at in (HIGH, LOW)]
+        levels = [{name: _alike(value, at)} for at in (HIGH, LOW)]
+        costs = [[evaluated_with(trial, side, level) for side in sides] for level in levels]
         if any(cost is None for pair in costs for cost in pair):
             continue
         tried = True
@@ -84,14 +86,14 @@ def focus_is_on_what_is_hard(trial: Trial) -> None:
     for name, value in _named(trial, FOCUS):
         if not (FOCAL.search(said) or FOCAL.search(name)) or isinstance(value, tuple | list):
             continue
-        plain = _cost(trial, trial.case, {}, {name: 0.0})
+        plain = evaluated_with(trial, trial.case, {name: 0.0})
         if plain is None:
             continue
         focus = value if isinstance(value, float) and value >= 1 else 2.0
         kept, bound = [], 0.0
         for side in (-1.0, 1.0):  # what is easy by its own measure, then what is hard
             moved = _along(trial.case, plain, side * STEP)
-            whole, focused = (_cost(trial, trial.case, moved, {name: at}) for at in (0.0, focus))
+            whole, focused = (evaluated_with(trial, moved, {name: at}) for at in (0.0, focus))
             if whole is None or focused is None or not float(whole.value) > 0:
                 break
             part = float(focused.value) / float(whole.value)
@@ -127,7 +129,7 @@ def positive_weight_spares_negatives(trial: Trial) -> None:
     trained = [slot for slot in trial.case.slots() if slot.trainable]
     if len(labels) != 1 or [slot.shape for slot in trained] != [labels[0].shape]:
         raise NotExercised("it holds no scores against one target of 0 or 1 each")
-    none = {labels[0].key: torch.zeros_like(trial.case.tensor(labels[0]))}
+    none = trial.case.with_tensors({labels[0].key: torch.zeros_like(trial.case.tensor(labels[0]))})
     tried = False
     balances = _named(trial, ALPHA) if _is_focal(trial) else []
     for name, value in (*_named(trial, WEIGHT), *balances):
@@ -135,7 +137,7 @@ def positive_weight_spares_negatives(trial: Trial) -> None:
         # What is not set yet may be wanted as a tensor.
         kinds = (float, torch.tensor) if value is None or isinstance(value, Tensor) else (float,)
         for kind in kinds:
-            lower, higher = (_cost(trial, trial.case, none, {name: kind(weight)}) for weight in weights)
+            lower, higher = (evaluated_with(trial, none, {name: kind(weight)}) for weight in weights)
             if lower is None or higher is None:
                 continue
             if _spares_positives(trial, labels[0], name, [kind(weight) for weight in weights]):
@@ -155,19 +157,19 @@ def positive_weight_spares_negatives(trial: Trial) -> None:
 
 def _spares_positives(trial: Trial, labels: Slot, name: str, weights: list[Any]) -> bool:
     """Return whether positives alone do not feel the setting: it is a weight of negatives, whatever it is called."""
-    every = {labels.key: torch.ones_like(trial.case.tensor(labels))}
-    one, other = (_cost(trial, trial.case, every, {name: weight}) for weight in weights)
+    every = trial.case.with_tensors({labels.key: torch.ones_like(trial.case.tensor(labels))})
+    one, other = (evaluated_with(trial, every, {name: weight}) for weight in weights)
     return one is not None and other is not None and not any(trial.moves(one, other))
 
 
-def _beside_target(trial: Trial) -> list[dict[str, Tensor]]:
+def _beside_target(trial: Trial) -> list[Case]:
     """Return every prediction below its target, then as far above it."""
     goals = targets(trial.facts, trial.case)
     goal = goals[0] if len(goals) == 1 else None
     trained = [slot for slot in trial.case.slots() if slot.trainable]
     if goal is None or len(trained) != 1 or trial.case.tensor(trained[0]).shape != trial.case.tensor(goal).shape:
         raise NotExercised("it holds no prediction against one target of the same shape")
-    return [{trained[0].key: trial.case.tensor(goal) + away} for away in (-AWAY, AWAY)]
+    return [trial.case.with_tensors({trained[0].key: trial.case.tensor(goal) + away}) for away in (-AWAY, AWAY)]
 
 
 def _from_0_to_1(slot: Slot) -> bool:
@@ -175,12 +177,13 @@ def _from_0_to_1(slot: Slot) -> bool:
     return slot.kind == BINARY or shares
 
 
-def _along(case: Case, plain: Evaluation, step: float) -> dict[str, Tensor]:
-    """Return what is trained moved along the gradient, and kept within what it may be."""
-    return {
+def _along(case: Case, plain: Evaluation, step: float) -> Case:
+    """Return the case with what is trained moved along the gradient, and kept within what it may be."""
+    moved = {
         slot.key: _kept(slot, case.tensor(slot) + step * plain.gradients[slot.key].sign())
         for slot in _scores(case, plain)
     }
+    return case.with_tensors(moved)
 
 
 def _scores(case: Case, plain: Evaluation) -> Iterator[Slot]:
@@ -193,17 +196,6 @@ def _kept(slot: Slot, moved: Tensor) -> Tensor:
     if slot.role == "probabilities":
         return moved.clamp(LOW / 2, 1 - LOW / 2)
     return moved.clamp(max=-LOW / 2) if slot.role == "logprobs" else moved
-
-
-def _cost(trial: Trial, case: Case, moved: dict[str, Tensor], changed: dict[str, Any]) -> Evaluation | None:
-    """Return the loss with these settings on these tensors; ``None`` where it takes them not, or gives nothing finite."""
-    rebuild = trial.bench.subject.rebuild
-    assert rebuild is not None
-    try:
-        got = trial.evaluate(case.with_tensors(moved), loss=rebuild(changed))
-    except (LossRaised, Malformed, ValueError, TypeError, AssertionError, AttributeError):
-        return None
-    return got if bool(torch.isfinite(got.value)) else None
 
 
 def _require_tried(tried: bool) -> None:

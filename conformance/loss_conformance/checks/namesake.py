@@ -273,5 +273,6 @@ def _gradient_apart(answer: _Answer, factor: tuple[int, int]) -> Broken | None:
     try:
         answer.trial.require_gradients(answer.got.gradients, wanted, "compared with its namesake", guessed=True)
     except Broken as broken:
+        broken.of_gradient = False  # seen beside every tie already
         return broken
     return None

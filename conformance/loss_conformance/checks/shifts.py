@@ -9,8 +9,8 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
+from loss_conformance.checks.other_settings import evaluated_with
 from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
@@ -127,17 +127,14 @@ def _shifted(case: Case, slot: Slot, size: float) -> Case:
 
 def _penalised(trial: Trial, slot: Slot, size: float) -> bool:
     """Return whether some number it is set by is the weight of what sees the shift: at 0 it trains on, and does not see it."""
-    rebuild = trial.bench.subject.rebuild
-    if rebuild is None:
+    if trial.bench.subject.rebuild is None:
         return False
+    shifted = _shifted(trial.case, slot, size)
     for name, value in trial.bench.subject.settings.items():
         if not isinstance(value, float) or not value:
             continue
-        try:
-            loss = rebuild({name: 0.0})
-            base = trial.evaluate(trial.case, loss=loss)
-            got = trial.evaluate(_shifted(trial.case, slot, size), loss=loss)
-        except (LossRaised, Malformed, ValueError, TypeError, AssertionError):
+        base, got = (evaluated_with(trial, case, {name: 0.0}) for case in (trial.case, shifted))
+        if base is None or got is None:
             continue
         trains = any(bool((gradient != 0).any()) for gradient in base.gradients.values())
         if trains and float((got.value - base.value).abs()) <= 4 * trial.value_tolerance(base).bound:

@@ -45,13 +45,13 @@ def token_ids_are_names(trial: Trial) -> None:
     size = case.tensor(scores[0]).shape[scores[0].shape.index("V")]
     if size < 3:
         raise NotExercised("the vocabulary has no two tokens beside 0")
-    others = torch.tensor([0, *range(2, size), 1])  # everyone but 0 takes the next one's number
+    others = _others(size)
     for slot in tuple(ids):
         # Numbers of documents and the like say nothing about the vocabulary, and 0 among them may well be no document.
         without = [each for each in ids if each is not slot]
-        if _alike(trial, base, trial.evaluate(_renamed(case, scores, without, others))):
+        if _unseen(trial, scores, without, others):
             ids = without
-    if not ids or not _alike(trial, base, trial.evaluate(_renamed(case, scores, ids, others))):
+    if not ids or not _unseen(trial, scores, ids, others):
         raise NotExercised("its ids are more than names, as ordered or weighted classes are, or do not name its scores")
     often = max(range(1, size), key=lambda token: sum(int((case.tensor(slot) == token).sum()) for slot in ids))
     exchanged = torch.arange(size)
@@ -74,8 +74,7 @@ def ids_are_names(trial: Trial, ids: Slot) -> bool:
     """Return whether L does not see the ids and the scores of all classes renamed, 0 excepted: they are in no order."""
     scores = [slot for slot in trial.case.slots() if slot.shape.count("V") == 1]
     size = trial.case.tensor(scores[0]).shape[scores[0].shape.index("V")] if scores else 0
-    renamed = torch.tensor([0, *range(2, size), 1] if size > 2 else list(range(size))[::-1])
-    return _alike(trial, trial.finite_base, trial.evaluate(_renamed(trial.case, scores, [ids], renamed)))
+    return _unseen(trial, scores, [ids], _others(size) if size > 2 else torch.arange(size).flip(0))
 
 
 def _unless_zero_is_meant(trial: Trial) -> str | None:
@@ -90,6 +89,15 @@ def _unless_zero_is_meant(trial: Trial) -> str | None:
     if any(slot.role == "lengths" or slot.ignore == 0 for slot in trial.case.slots()):
         return "0 may be its blank or its padding"
     return "0 is its blank" if ALIGNS.search(trial.bench.subject.target.rpartition(".")[2]) else None
+
+
+def _others(size: int) -> Tensor:
+    """Return new names for ``size`` ids: everyone but 0 takes the next one's number."""
+    return torch.tensor([0, *range(2, size), 1])
+
+
+def _unseen(trial: Trial, scores: list[Slot], ids: list[Slot], renamed: Tensor) -> bool:
+    return _alike(trial, trial.finite_base, trial.evaluate(_renamed(trial.case, scores, ids, renamed)))
 
 
 def _alike(trial: Trial, one: Evaluation, other: Evaluation) -> bool:

@@ -49,32 +49,24 @@ class ByNameProtocol(CallingProtocol):
 
     def routes(self, loss: Any, contract: Contract) -> tuple[Schema, ...]:
         contract = replace(contract, fields=with_class_axis(with_row_axis(with_token_axis(contract.fields))))
+        # Rows in groups where it takes no others.
+        groups = (contract.group_size,) if contract.group_size else (1, *named_groups(loss))
         refused: CannotFeed | None = None
-        for self._holders in ways_to_hold(loss, contract.fields):
+        for self._holders, group in ((held, size) for held in ways_to_hold(loss, contract.fields) for size in groups):
             try:
                 self._find_fields(loss, contract)
-                return (self._fitting(loss, contract),)
+                return (self._fitting(loss, contract, group),)
             except CannotFeed as error:
                 refused = refused or error
         assert refused is not None
         raise refused
 
-    def _fitting(self, loss: Any, contract: Contract) -> Schema:
-        """Return the first inputs that suit the loss, of rows in groups where it takes no others.
+    def _fitting(self, loss: Any, contract: Contract, group: int) -> Schema:
+        """Return the first inputs that suit the loss, of rows in groups of this size.
 
         Raises:
             CannotFeed: there are none.
         """
-        refused: CannotFeed | None = None
-        for group in (contract.group_size,) if contract.group_size else (1, *named_groups(loss)):
-            try:
-                return self._fitting_groups(loss, contract, group)
-            except CannotFeed as error:
-                refused = refused or error
-        assert refused is not None
-        raise refused
-
-    def _fitting_groups(self, loss: Any, contract: Contract, group: int) -> Schema:
         copy = spare(loss)
         parameters = self._holders.parameters(loss)
         best: tuple[Schema, Probe] | None = None

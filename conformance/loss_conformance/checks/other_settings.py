@@ -1,0 +1,49 @@
+"""The loss under other settings than those in force: constructed again, and evaluated where it takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from loss_conformance.cases.case import Case
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
+from loss_conformance.trial import NotExercised, Trial
+
+__all__ = ["evaluated_with", "rebuilt", "rebuilt_with_each"]
+
+
+def rebuilt(trial: Trial, changed: Mapping[str, Any]) -> Any:
+    """Return the loss constructed again with these settings changed.
+
+    Raises:
+        NotExercised: it refuses them.
+    """
+    rebuild = trial.bench.subject.rebuild
+    assert rebuild is not None
+    try:
+        return rebuild(changed)
+    except Exception as refused:
+        raise NotExercised(f"it refuses {dict(changed)}: {refused}") from None
+
+
+def rebuilt_with_each(trial: Trial, name: str, values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield (value, loss) for the values of a setting with which it can be constructed again."""
+    for value in values:
+        try:
+            loss = rebuilt(trial, {name: value})
+        except NotExercised:
+            continue
+        yield value, loss
+
+
+def evaluated_with(trial: Trial, case: Case, changed: Mapping[str, Any]) -> Evaluation | None:
+    """Return L with these settings changed; ``None`` where the loss does not take them, or gives nothing finite."""
+    rebuild = trial.bench.subject.rebuild
+    assert rebuild is not None
+    try:
+        got = trial.evaluate(case, loss=rebuild(changed))
+    except (LossRaised, Malformed, ValueError, TypeError, AssertionError, AttributeError):
+        return None
+    return got if bool(torch.isfinite(got.value)) else None
