@@ -246,7 +246,6 @@ FAULTS = (
         ChunksSplit,
         ("interface", "finite"),
         Contract(family="supervised"),
-        bare="cannot feed",
     ),
     Fault(
         "B175",

@@ -176,6 +176,7 @@ FAULTS = (
         ("finite",),
         PG,
         bare=ADVICE,
+        advice=True,
     ),
     Fault(
         "B092",

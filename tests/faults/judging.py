@@ -9,7 +9,6 @@ from unittest.mock import patch
 import loss_conformance.engine as engine_module
 from loss_conformance.engine import Engine
 from loss_conformance.subject.load import load_subject
-from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.verdict import Status, Verdict
 from tests.faults.every import FAULTS
 from tests.faults.fault import ADVICE, FAILED, UNSEEN, Fault
@@ -18,7 +17,6 @@ from tests.faults.fault import ADVICE, FAILED, UNSEEN, Fault
 same_pool = cache(engine_module.draw_pool)
 
 WRONG, RIGHT = "wrong", "right"
-CANNOT_FEED = "cannot feed"
 
 
 class Judge:
@@ -58,21 +56,18 @@ def _judge(loss, contract: str, fault_id: str) -> Judge:
 
 
 def sight(fault: Fault, declared: bool) -> str:
-    """Return how the wrong form is told: ``"failed"``, ``"advice"``, ``"unseen"``, or that it cannot be fed.
+    """Return how the wrong form is told: ``"failed"``, ``"advice"`` or ``"unseen"``.
 
     With the contract only the groups of the fault count, without it any failure does.
     """
     advised = False
-    try:
-        for verdict in judge(fault.id, WRONG, declared).verdicts(fault.groups):
-            named = verdict.group in fault.groups
-            if verdict.status is Status.FAILED and (named or not declared):
-                return FAILED
-            advised |= named and verdict.status is Status.ADVICE
-            if declared and not named:
-                break
-    except CannotFeed:
-        return CANNOT_FEED
+    for verdict in judge(fault.id, WRONG, declared).verdicts(fault.groups):
+        named = verdict.group in fault.groups
+        if verdict.status is Status.FAILED and (named or not declared):
+            return FAILED
+        advised |= named and verdict.status is Status.ADVICE
+        if declared and not named:
+            break
     return ADVICE if advised else UNSEEN
 
 

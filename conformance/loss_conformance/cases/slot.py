@@ -145,7 +145,9 @@ def vocabulary_slot(place: str, name: str, optional: bool = False, declared: Fie
     if fact is None:
         return None
     trainable = fact.trainable if fact.trainable is not None else place == MODEL_OUTPUTS
-    kind = f"{place}.{name}" if declared is None else fact.role
+    # Who declares a field as it is known anyway gets the values that go with the others'.
+    as_known = known is not None and (known.role, known.shape.split()) == (fact.role, fact.shape.split())
+    kind = f"{place}.{name}" if as_known else fact.role
     role = fact.role
     if says_which_document(name, fact):
         kind, role = DOCUMENTS, "lengths"

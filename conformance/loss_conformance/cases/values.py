@@ -283,6 +283,8 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
         return _with_nothing(x, world.plan)
     if slot.role == "logits" and slot.trainable and world.found_or_not and world.plan.nothing_there:
         return x - _SURE
+    if slot.role == "logits" and slot.shape == ("B", "S", "V") and not slot.trainable:
+        return x.masked_fill(world.never_chosen, float("-inf"))  # a vocabulary is filtered for all who are compared
     if slot.role == "logprobs":
         return x.log_softmax(-1) if slot.shape and slot.shape[-1] == "V" else -x.abs()
     if slot.role == "probabilities":

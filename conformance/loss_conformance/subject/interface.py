@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 
@@ -25,6 +25,8 @@ __all__ = ["InterfaceProtocol", "MappingsProtocol", "unknown_field", "vocabulary
 
 PROBE = Plan("typical", "typical", 12, 5, 6, 2, 3, 3, "ragged", "ones", True, 1)
 """The case a loss is watched on: rows that make whole pairs and groups, sizes that all differ, every field there is."""
+OTHER_SIZES: Final = (replace(PROBE, rows=8, tokens=13), replace(PROBE, rows=16, tokens=9))
+"""Sizes in which more is divisible: what refuses the first and takes one of these has a mistake for the laws to see."""
 
 
 class InterfaceProtocol(CallingProtocol):
@@ -59,28 +61,26 @@ class InterfaceProtocol(CallingProtocol):
         return loss.compute_loss(batch, outputs)
 
     def _watch(self, loss: Any, offered: tuple[Slot, ...]) -> tuple[Slot, ...]:
-        case = build(Schema(offered), PROBE).cast(torch.float32)
-        tensors = {slot: case.tensor(slot) for slot in offered if slot.key in case.tensors}
-        batch = WatchedMapping(BATCH, {slot.name: t for slot, t in tensors.items() if slot.place == BATCH})
-        outputs = WatchedMapping(
-            MODEL_OUTPUTS,
-            {slot.name: case.as_in_training(slot) for slot in tensors if slot.place != BATCH},
-        )
-        try:
-            with functions_kept():
-                self.compute(loss, batch, outputs)
-        except UnknownFieldRead as unknown:
-            raise CannotFeed(unknown_field(unknown), user_traceback(unknown)) from None
-        except Exception as error:
-            if out_of_memory(error):
-                raise MemoryError from error
-            raise CannotFeed(
-                f"it raised {type(error).__name__}: {error}\n"
-                f"on its first call, with batch and model_outputs of the vocabulary (read so far: "
-                f"{', '.join([*batch.reads, *outputs.reads]) or 'nothing'})",
-                user_traceback(error),
-            ) from None
-        return _slots_read(offered, batch, outputs)
+        """Return the slots the loss reads, of those offered.
+
+        Raises:
+            CannotFeed: it reads an unknown field, or raises in all sizes.
+        """
+        refused: CannotFeed | None = None
+        for plan in (PROBE, *OTHER_SIZES):
+            watched = _Watched(offered, plan)
+            try:
+                with functions_kept():
+                    self.compute(loss, watched.batch, watched.outputs)
+                return watched.read()
+            except UnknownFieldRead as unknown:
+                raise CannotFeed(unknown_field(unknown), user_traceback(unknown)) from None
+            except Exception as error:
+                if out_of_memory(error):
+                    raise MemoryError from error
+                refused = refused or _raised(error, watched)
+        assert refused is not None
+        raise refused
 
 
 class MappingsProtocol(InterfaceProtocol):
@@ -100,16 +100,40 @@ def vocabulary_slots(contract: Contract) -> tuple[Slot, ...]:
     known = {slot.name for slot in slots if slot is not None}
     for name, declared in contract.fields.items():
         if name not in known:
-            place = MODEL_OUTPUTS if declared.trainable else BATCH
-            slots.append(vocabulary_slot(place, name, declared=declared))
+            # Whether it is trained may be left to where it is read.
+            places = {True: (MODEL_OUTPUTS,), False: (BATCH,), None: (BATCH, MODEL_OUTPUTS)}[declared.trainable]
+            slots += [vocabulary_slot(place, name, declared=declared) for place in places]
     return tuple(slot for slot in slots if slot is not None)
 
 
-def _slots_read(offered: tuple[Slot, ...], batch: WatchedMapping, outputs: WatchedMapping) -> tuple[Slot, ...]:
-    reads = {(BATCH, name): optional for name, optional in batch.reads.items()}
-    reads |= {(MODEL_OUTPUTS, name): optional for name, optional in outputs.reads.items()}
-    return tuple(
-        replace(slot, optional=reads[slot.place, slot.name]) for slot in offered if (slot.place, slot.name) in reads
+class _Watched:
+    """The two mappings of one call, filled, and what was read of them."""
+
+    def __init__(self, offered: tuple[Slot, ...], plan: Plan) -> None:
+        case = build(Schema(offered), plan).cast(torch.float32)
+        self._offered = offered
+        filled = [slot for slot in offered if slot.key in case.tensors]
+        self.batch = WatchedMapping(BATCH, {s.name: case.tensor(s) for s in filled if s.place == BATCH})
+        self.outputs = WatchedMapping(
+            MODEL_OUTPUTS, {s.name: case.as_in_training(s) for s in filled if s.place != BATCH}
+        )
+
+    def read(self) -> tuple[Slot, ...]:
+        reads = {(BATCH, name): optional for name, optional in self.batch.reads.items()}
+        reads |= {(MODEL_OUTPUTS, name): optional for name, optional in self.outputs.reads.items()}
+        return tuple(
+            replace(slot, optional=reads[slot.place, slot.name])
+            for slot in self._offered
+            if (slot.place, slot.name) in reads
+        )
+
+
+def _raised(error: Exception, watched: _Watched) -> CannotFeed:
+    read = ", ".join([*watched.batch.reads, *watched.outputs.reads]) or "nothing"
+    return CannotFeed(
+        f"it raised {type(error).__name__}: {error}\n"
+        f"on its first call, with batch and model_outputs of the vocabulary (read so far: {read})",
+        user_traceback(error),
     )
 
 

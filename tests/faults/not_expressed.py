@@ -1,12 +1,8 @@
-"""Planted faults that are not seen with a contract declared, and rows of the study that no single loss object can show."""
+"""Rows of the study of real bugs that no single loss object can show, and why."""
 
 from __future__ import annotations
 
 from typing import Final
-
-MISSED: Final[dict[str, str]] = {
-    "B091": "told as advice on purpose: the ratio of a policy gradient is unbounded by nature",
-}
 
 NOT_EXPRESSED: Final[dict[str, str]] = {
     "B006": "glue: the mask is made before the loss",
