@@ -182,6 +182,7 @@ FAULTS = (
         ("gradient_flow",),
         KD,
         bare=ADVICE,
+        advice=True,
     ),
     Fault(
         "B120", "computed under no_grad", "OpenRLHF/OpenRLHF@1fc0ff25", UnderNoGrad, DetachedTeacher, ("interface",), KD

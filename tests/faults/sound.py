@@ -1,4 +1,4 @@
-"""Correct losses in the styles people write them, without any contract: none may be failed."""
+"""Correct losses in the styles people write them, most of them without any contract: none may be failed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 from loss_reference import LossFunction
 from tests.faults.sound_by_name import BY_NAME
 from tests.faults.sound_choices import CHOICES
+from tests.faults.sound_declared import DECLARED
 from tests.faults.sound_policy import POLICY
 
 
@@ -207,6 +208,7 @@ SOUND = (
     *POLICY,
     *BY_NAME,
     *CHOICES,
+    *DECLARED,
     ZLoss,
     FocalLoss,
     LabelSmoothing,

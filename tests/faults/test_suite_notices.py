@@ -54,9 +54,3 @@ def test_a_check_that_finds_nothing_any_more(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(judging.Judge, "verdict", lambda judge, name: replace(found, status=Status.PASSED))
     with pytest.raises(AssertionError):
         test_every_check_kills.test_check_kills(check)
-
-
-def test_a_known_miss_that_is_found_after_all_fails_too() -> None:
-    marks = [mark for case in test_faults._each_with_known_misses() for mark in case.marks]
-    assert marks
-    assert all(mark.name == "xfail" and mark.kwargs["strict"] for mark in marks)

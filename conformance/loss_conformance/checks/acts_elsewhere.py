@@ -36,7 +36,7 @@ def acts_elsewhere(trial: Trial, name: str, values: list[Any], *, on_the_gradien
     range of a thousandth about the old policy is, and a margin that no score has reached.
     """
     losses = [loss for _, loss in rebuilt_with_each(trial, name, values)]
-    further = [case for case, _ in trial.bench.further_cases(VARIED)]
+    further = [case for case, _ in trial.bench.further_cases((*VARIED, "absent_rows"))]
     if _moves_on(trial, losses, further, on_the_gradient):
         return True
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):

@@ -90,8 +90,12 @@ def _require_slopes(trial: Trial, how: dict[str, Any]) -> None:
 
 
 def _promised(trial: Trial) -> bool:
-    """Return whether the loss said what it is; of one that said less, what it detaches may be detached on purpose."""
-    return trial.facts.promised("family") or (trial.facts.any_promised and not stops_gradients(trial))
+    """Return whether the loss said what it is; of one that said less, what it detaches may be detached on purpose.
+
+    So may what a loss detaches that remembers: what it keeps is made of this very batch.
+    """
+    said = trial.facts.promised("family") and not trial.facts.contract.stateful
+    return said or (trial.facts.any_promised and not stops_gradients(trial))
 
 
 @dataclass(frozen=True)

@@ -131,13 +131,26 @@ def constants_receive_none(trial: Trial) -> None:
             continue
         if modest and not _of_a_teacher(slot):
             continue
-        # Sound losses leave it to the caller to pass constants without a graph; a teacher often is a live network.
+        # Sound losses leave it to the caller to pass constants without a graph; who detaches some means all.
         promised = slot.name in trial.facts.contract.fields or _of_a_teacher(slot)
         raise Broken(
             f"gradient of {slot.key} up to {number(gradient.abs().amax())}",
             "no gradient",
-            guessed=not (promised and trial.facts.any_promised) or (trial.foreign and not _of_a_teacher(slot)),
+            guessed=not (promised and trial.facts.any_promised and _detaches_another(trial, slot, got))
+            or (trial.foreign and not _of_a_teacher(slot)),
         )
+
+
+def _detaches_another(trial: Trial, live: Slot, got: Evaluation) -> bool:
+    """Return whether another constant gets no gradient though the loss follows it."""
+    for slot in trial.case.slots():
+        gradient = got.gradients.get(slot.key)
+        silent = gradient is None or not bool((gradient != 0).any())
+        if slot.movable and not slot.trainable and slot.key != live.key and silent:
+            moved = trial.case.with_tensors({slot.key: trial.case.tensor(slot) * 0.75})
+            if any(trial.moves(trial.finite_base, trial.evaluate(moved))):
+                return True
+    return False
 
 
 def _of_a_teacher(slot: Slot) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from loss_conformance.cases.case import Case
+from loss_conformance.cases.documents import DOCUMENTS
 from loss_conformance.cases.perturb import shares
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import Severity, check
@@ -25,7 +27,7 @@ DISTRIBUTIONS: Final = ("logits", "probabilities")
 
 @check(
     group="options",
-    statement="Every real-valued constant the loss reads changes its gradient on some batch.",
+    statement="Every real-valued constant the loss reads changes its gradient on some batch, and so do document ids.",
     over=("typical",),
     severity=Severity.ADVICE,
     why="A reference, teacher or old policy that is read and has no effect was meant to have one.",
@@ -34,9 +36,9 @@ DISTRIBUTIONS: Final = ("logits", "probabilities")
     seen_in="Project-MONAI/MONAI@a215ea6db",
 )
 def input_effect(trial: Trial) -> None:
-    constants = [slot for slot in trial.case.slots() if _is_real_constant(slot)]
+    constants = [slot for slot in trial.case.slots() if _is_real_constant(slot) or slot.kind == DOCUMENTS]
     if not constants:
-        raise NotExercised("it reads no real-valued constant")
+        raise NotExercised("it reads no real-valued constant, and no document ids")
     for slot in constants:
         value_moves, gradient_moves = _moves(trial, slot, trial.bench.cases_of(VISITED, CASES))
         # What acts on a choice among many, or beyond a threshold, needs luck: ask more cases before saying anything. Not
@@ -75,6 +77,10 @@ def _moves(trial: Trial, slot: Slot, cases: Iterable[tuple[Case, Evaluation]]) -
 
 def _others(slot: Slot, tensor: Tensor) -> Iterator[Tensor]:
     """Yield other contents: a small step, and what a ranking, a threshold or a hinge feels who do not feel that."""
+    if slot.kind == DOCUMENTS:
+        yield torch.zeros_like(tensor)
+        yield torch.arange(tensor.numel()).reshape(tensor.shape).to(tensor)
+        return
     step = 0.05 * (1.0 + shares(tensor))
     yield tensor - step
     if slot.role != "probabilities":

@@ -19,6 +19,9 @@ __all__ = ["option_effect"]
 
 ORDERS_THE_WORK: Final = re.compile(r"(.*_)?((chunk|mini_?batch|micro_?batch)(_?size)?s?)", re.IGNORECASE)
 """What a setting is called that says in which portions to compute, and should change nothing."""
+GUARDS: Final = re.compile(r"(.*_)?(eps|epsilon)(_.*)?", re.IGNORECASE)
+SMALL: Final = 1e-3
+"""What keeps a division or a logarithm finite acts where it is needed alone."""
 FEW, MANY = 1, 5
 """Cases of each situation a setting is tried on: most act on the first."""
 
@@ -46,6 +49,8 @@ def option_effect(trial: Trial) -> None:
         if effect.value_moves and not effect.gradient_moves:
             if acts_elsewhere(trial, name, settings[name], on_the_gradient=True):
                 continue  # where it moved the value, all terms were constants, as beyond a clip
+            if _adds_a_number(all_cases, name, settings[name]):
+                continue  # as the constant of a density, which is left out or not
             raise Broken(
                 f"{name} changes the value of L and no gradient at all",
                 f"a gradient that changes with {name}",
@@ -142,7 +147,7 @@ class _Answered:
 
     def __call__(self, changed: dict[str, Any]) -> list[Evaluation] | None:
         in_force = self.trial.bench.subject.settings
-        different = {name: changed[name] for name in sorted(changed) if changed[name] != in_force[name]}
+        different = {name: changed[name] for name in sorted(changed) if changed[name] != in_force.get(name, in_force)}
         key = repr(different)
         if key not in self._known:
             self._known[key] = _answers(self.trial, different, self.each, lasting=True)
@@ -186,6 +191,14 @@ def _effect(answered: _Answered, name: str, settings: dict[str, list[Any]], *, a
     return effect
 
 
+def _adds_a_number(answered: _Answered, name: str, values: list[Any]) -> bool:
+    """Return whether two values of a setting differ by the same number on every batch, and by nothing else."""
+    one, other = (answered({name: value}) or [] for value in values[:2])
+    steps = [float(a.value - b.value) for a, b in zip(one, other, strict=False)]
+    bounds = [answered.trial.value_tolerance(each).bound for each in (*one, *other)]
+    return len(steps) > 1 and max(steps) - min(steps) <= 2 * max(bounds)
+
+
 def _nothing_left(answers: list[Evaluation]) -> bool:
     return all(
         bool(got.value == 0) and not any(bool(g.any()) for g in (*got.gradients.values(), *got.parameters.values()))
@@ -224,6 +237,8 @@ def _answers(trial: Trial, changed: dict[str, Any], each: int, *, lasting: bool 
     except LossRaised as raised:
         if raised.wants(case):
             return None
+        if lasting:  # what it remembers is of another size
+            return _answers(trial, changed, each)
         declared = [name for name, value in changed.items() if _declares(trial, name, value)]
         if len(declared) < len(changed):
             return []
@@ -253,16 +268,24 @@ def _inert(trial: Trial) -> list[str]:
 
 
 def _settings(trial: Trial) -> dict[str, list[Any]]:
-    """Return, for each setting, the value in force and others to try: the declared ones, or its neighbours."""
+    """Return, for each setting, the value in force and others to try: the declared ones, or its neighbours.
+
+    An option that is declared and that the loss was not seen to read is tried as it is declared: its key may be misspelt.
+    """
     declared = trial.facts.contract.options
     found: dict[str, list[Any]] = {}
     for name, value in trial.bench.subject.settings.items():
         option = declared.get(name)
         if (option is not None and option.inert) or ORDERS_THE_WORK.fullmatch(name):
             continue
+        if option is None and isinstance(value, float) and 0 < value <= SMALL and GUARDS.fullmatch(name):
+            continue
         others = [v for v in (option.values if option else ()) if v != value] or list(_neighbours(value))
         if others:
             found[name] = [value, *others]
+    for name, option in declared.items():
+        if name not in found and not option.inert and len(option.values) > 1 and not ORDERS_THE_WORK.fullmatch(name):
+            found[name] = list(option.values)
     return found
 
 

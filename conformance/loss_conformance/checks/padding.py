@@ -13,8 +13,10 @@ from loss_conformance.cases.slot import ARGUMENT
 from loss_conformance.cases.transform import append_masked_rows, append_masked_token
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.masking import masks_anything
+from loss_conformance.checks.other_settings import evaluated_with
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation
+from loss_conformance.subject.signatures import parameters_of
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["absent_rows", "empty_answers", "padding"]
@@ -37,7 +39,11 @@ EMPTY_ROWS: Final = (1, 2)
 def padding(trial: Trial) -> None:
     if not any(slot.token_axis is not None for slot in trial.case.slots()):
         raise NotExercised("it has no token axis to pad")
-    _require_unchanged(trial, append_masked_token(trial.case), "one masked token appended to every row")
+    try:
+        _require_unchanged(trial, append_masked_token(trial.case), "one masked token appended to every row")
+    except Broken:
+        _require_no_width_of_its_own(trial)
+        raise
     for sign in (1.0, -1.0):
         # The least and the greatest over a row show a 0 that fills its masked places when all else is on one side of it.
         beyond = _on_one_side(trial.case, sign)
@@ -168,6 +174,34 @@ def _masks_parts_alone(case: Case) -> bool:
     ]
     trained = [slot.shape for slot in case.slots() if slot.trainable and slot.row_axis is not None]
     return all(any(mask.shape != shape[: len(mask.shape)] for shape in trained) for mask in masks)
+
+
+def _require_no_width_of_its_own(trial: Trial) -> None:
+    """Stop where the width is what the loss divides by as long as a number is not set that it would divide by instead.
+
+    Raises:
+        NotExercised: names the setting.
+    """
+    width = max(
+        trial.case.tensor(slot).shape[slot.token_axis] for slot in trial.case.slots() if slot.token_axis is not None
+    )
+    for name in _not_set(trial) if trial.bench.subject.rebuild is not None else ():
+        here, there = (
+            evaluated_with(trial, case, {name: width}) for case in (trial.case, append_masked_token(trial.case))
+        )
+        if (
+            here is not None
+            and there is not None
+            and abs(float(here.value - there.value)) <= trial.value_tolerance(here).bound
+        ):
+            raise NotExercised(f"it divides by the width of the batch as long as {name} is not set")
+
+
+def _not_set(trial: Trial) -> list[str]:
+    """Return the settings that are ``None``, and the arguments that are where no tensor is handed over."""
+    fed = {slot.name for slot in trial.case.slots()}
+    arguments = [p.name for p in parameters_of(trial.bench.subject.loss) if p.default is None and p.name not in fed]
+    return [name for name, value in trial.bench.subject.settings.items() if value is None] + arguments
 
 
 def _require_unchanged(trial: Trial, grown: Case, change: str) -> None:

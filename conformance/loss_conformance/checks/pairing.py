@@ -61,7 +61,8 @@ def pairing(trial: Trial) -> None:
         cause="L is a sum over all combinations of rows: shapes such as [N, 1] and [N] were broadcast."
         if additive
         else "",
-        guessed=not promised and (not additive or embeds or _two_samples(side.slots)),
+        guessed=not promised
+        and (not additive or embeds or _two_samples(side.slots) or _on_a_guessed_axis(trial, side.slots)),
         declare="" if promised else "Contract(coupled=True) if rows are compared with all others",
     )
 
@@ -69,6 +70,12 @@ def pairing(trial: Trial) -> None:
 def _two_samples(slots: tuple[Slot, ...]) -> bool:
     """Return whether the names say no more than that there are two: perhaps two samples, no row of which has a partner."""
     return all(slot.name in ("x", "y") for slot in slots)
+
+
+def _on_a_guessed_axis(trial: Trial, slots: tuple[Slot, ...]) -> bool:
+    """Return whether an axis of one entry was given because no other size was taken: perhaps it is of something else."""
+    declared = trial.facts.contract.fields
+    return trial.foreign and any("1" in slot.shape and slot.name not in declared for slot in slots)
 
 
 def _all_with_all(trial: Trial) -> str | None:

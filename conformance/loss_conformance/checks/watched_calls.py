@@ -34,11 +34,11 @@ class Call(NamedTuple):
     decided: list[Tensor]
 
 
-def calls_of(trial: Trial, case: Case) -> list[Call]:
+def calls_of(trial: Trial, case: Case, dtype: torch.dtype | None = None) -> list[Call]:
     """Return the calls that the loss makes on ``case``, in order."""
     watched = _Watched()
     with watched:
-        trial.evaluate(case)
+        trial.evaluate(case, dtype=dtype)
     return watched.calls
 
 

@@ -93,7 +93,9 @@ class ByNameProtocol(CallingProtocol):
         if best is None or best[1].fit is Fit.RAISED:
             raise none_fits([p.name for p in parameters if p.default is Parameter.empty], tried)
         schema, outcome = best
-        return shifted(schema, outcome)
+        # A field that speaks of a later token leaves open how much later.
+        known = [name for name, field in contract.fields.items() if field.speaks_of in ("itself", "next")]
+        return shifted(schema, outcome, known)
 
     def hand_over(self, loss: Any, case: Case) -> Any:
         given: dict[str, Any] = {slot.name: case.tensor(slot) for slot in case.slots()}

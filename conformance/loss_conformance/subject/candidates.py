@@ -12,9 +12,8 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.subject.declared_slots import (
     agrees_with,
-    class_counts,
     declared_again,
-    declared_slot,
+    declared_slots,
     vocabulary_argument,
 )
 from loss_conformance.subject.own_sizes import sized
@@ -47,8 +46,7 @@ def candidates(loss: Any, parameters: list[Parameter], contract: Contract) -> It
 
 def _of_any_size(loss: Any, parameters: list[Parameter], contract: Contract) -> Iterator[tuple[str, Schema]]:
     names = required_parameters(loss)
-    classes = class_counts(contract.fields)
-    declared = {name: declared_slot(name, field, classes.get(name)) for name, field in contract.fields.items()}
+    declared = declared_slots(contract.fields, _ignored_label(loss))
     known = slots_of_torch_loss(loss)
     if known is not None and (_is_of_torch(loss) or [slot.name for slot in known] == names):
         renamed = [replace(slot, name=name) for slot, name in zip(known, names, strict=True)]

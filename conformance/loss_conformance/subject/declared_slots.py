@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from loss_conformance.cases.documents import DOCUMENTS
+from loss_conformance.cases.label_values import BINARY
 from loss_conformance.cases.slot import ARGUMENT, BATCH, MODEL_OUTPUTS, Slot, says_which_document, vocabulary_slot
 from loss_conformance.subject.parameter_names import TRAINABLE, meaning_of
 from loss_conformance.subject.torch_slots import argument
 from loss_reference.contract import Field
 
 __all__ = [
-    *("agrees_with", "class_counts", "declared_again", "declared_slot", "vocabulary_argument"),
+    *("agrees_with", "declared_again", "declared_slot", "declared_slots", "vocabulary_argument"),
     *("with_class_axis", "with_row_axis", "with_token_axis"),
 ]
 
 _COMPUTED: Final = ("logits", "logprobs", "probabilities", "values", "embeddings")
 """Roles of what a model computes, and which receive gradient unless the name or the contract says otherwise."""
+_SAYS_WHETHER_IT_HAPPENED: Final = re.compile(
+    r"(is_)?events?(_(observed|indicators?))?|censor(ed|ing)?|observed|(is_)?(dones?|terminateds?|terminals?)",
+    re.IGNORECASE,
+)
+"""Names of yes or no about a row that counts either way, though it may be called a mask or a label."""
 _SCORES: Final = ("logits", "logprobs", "probabilities")
 _ROWS_BY_ANOTHER_NAME: Final = frozenset("NMPQRTUWXYZ")
 """Letters with no size of their own in the vocabulary, but N, which counts terms: where all inputs have one, it is a row."""
+
+
+def declared_slots(fields: Mapping[str, Field], ignore: int | None) -> dict[str, Slot]:
+    """Return the slot of every declared argument by its name.
+
+    Args:
+        fields: what the contract says of them.
+        ignore: label the loss is known to ignore; labels of tokens may hold the usual one anyway.
+    """
+    axes = _class_axes(fields)
+    counts = {name: int(axis) for name, axis in axes.items() if axis.isdigit()}
+    slots = {name: declared_slot(name, field, counts.get(name)) for name, field in fields.items()}
+    of_tokens = {name for name in axes if slots[name].role == "labels" and slots[name].shape == ("B", "S")}
+    label = -100 if ignore is None else ignore
+    return slots | {name: replace(slots[name], ignore=label) for name in of_tokens}
 
 
 def declared_slot(name: str, declared: Field, classes: int | None = None) -> Slot:
@@ -38,12 +60,15 @@ def declared_slot(name: str, declared: Field, classes: int | None = None) -> Slo
         trainable = declared.role in _COMPUTED and (meaning is None or meaning in TRAINABLE)
     shape = declared.shape.split()
     facts: dict[str, Any] = {}
+    if declared.role in ("mask", "labels") and _SAYS_WHETHER_IT_HAPPENED.fullmatch(name):
+        return argument(name, "values", declared.shape, trainable=False, kind=BINARY)
     if declared.role == "mask":
         facts["kind"] = {"B S": "batch.token_mask", "B S-1": "batch.token_mask", "B": "rows_mask"}.get(
             " ".join(shape), "mask"
         )
-    if "S-1" in shape:
+    if "S-1" in shape or declared.speaks_of in ("next", "later"):
         facts["shift"] = 1
+    facts["later"] = declared.speaks_of == "later"
     if classes is not None:
         facts["high"] = float(classes)
     if says_which_document(name, declared):
@@ -90,17 +115,13 @@ def with_class_axis(fields: Mapping[str, Field]) -> dict[str, Field]:
     }
 
 
-def class_counts(fields: Mapping[str, Field]) -> dict[str, int]:
-    """Return how many classes ids are of, by name, where the scores beside them have a fixed number: [B, T, 2]."""
-    return {name: int(axis) for name, axis in _class_axes(fields).items() if axis.isdigit()}
-
-
 def _class_axes(fields: Mapping[str, Field]) -> dict[str, str]:
     """Return the axis that each field of ids counts along: the one that scores of the same shape have besides."""
     scores = [field.shape.split() for field in fields.values() if field.role in _SCORES]
     found = {}
     for name, field in fields.items():
         along = {axes[-1] for axes in scores if axes[:-1] == field.shape.split()}
+        along = along & {"V"} or along  # beside the scores of a router, for instance
         if field.role in ("labels", "token_ids") and len(along) == 1:
             found[name] = along.pop()
     return found

@@ -12,7 +12,9 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import BATCH, MODEL_OUTPUTS, Schema, Slot, vocabulary_slot
 from loss_conformance.guard import out_of_memory
+from loss_conformance.subject.probe import probe, spare
 from loss_conformance.subject.protocol import CallingProtocol, CannotFeed
+from loss_conformance.subject.shifting import shifted
 from loss_conformance.subject.user_frames import user_traceback
 from loss_conformance.subject.watching import UnknownFieldRead, WatchedMapping
 from loss_conformance.torch_functions import functions_kept
@@ -47,7 +49,14 @@ class InterfaceProtocol(CallingProtocol):
                     continue
                 if {s.key for s in other} - {s.key for s in first}:
                     found.append(other)
-        return tuple(Schema(slots) for slots in found)
+        return tuple(self._aligned(loss, Schema(slots)) for slots in found)
+
+    def _aligned(self, loss: Any, schema: Schema) -> Schema:
+        """Return the schema with heads that speak of a later token aligned as the loss aligns them."""
+        if not any(slot.later for slot in schema.slots):
+            return schema
+        known = [slot.name for slot in schema.slots if not slot.later]
+        return shifted(schema, probe(self.call, spare(loss), schema), known)
 
     def hand_over(self, loss: Any, case: Case) -> Any:
         batch = {slot.name: case.as_called(slot) for slot in case.slots() if slot.place == BATCH}

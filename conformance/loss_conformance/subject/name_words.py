@@ -44,14 +44,15 @@ _WHOLE_NAMES: Final[dict[str, str]] = {
     "advantages": "advantages adv advs advantage gae adv_t a_t",
     "returns": "returns return ret rets value_target value_targets target_value target_values values_target",
     "old_values": "old_values old_value phi_old_values prev_values values_old value_old baseline baselines",
-    "values": "values value vpreds vpred value_preds value_pred predicted_values new_values phi_values critic_values",
+    "values": "values value vpreds vpred value_preds value_pred predicted_values new_values phi_values critic_values "
+    "loss_mat loss_matrix per_token_loss token_losses",
     "entropy": "entropy entropies per_token_entropy token_entropy",
     "rewards": "rewards reward reward_scores sequence_rewards seq_rewards episode_rewards outcome_rewards",
     "negative_loglikelihood": "policy_nll_loss nll_loss nll sft_loss chosen_nll_loss",
     "token_rewards": "token_level_rewards token_level_scores token_rewards per_token_rewards",
     "tie": "is_tie is_tied",
     "rows_there": "valid_pairs",
-    "rows_mask": "sample_mask row_mask rows_mask seq_mask sequence_mask loss_multiplier",
+    "rows_mask": "sample_mask row_mask rows_mask seq_mask sequence_mask loss_multiplier has_eos ends_with_eos",
     "row_weights": "sample_weight sample_weights example_weight example_weights instance_weights",
     "ratio": "ratio ratios importance_ratio importance_ratios importance_weights is_ratio prob_ratio",
     "log_ratio": "log_ratio log_ratios logratio logratios",
@@ -81,7 +82,7 @@ _WHOLE_NAMES: Final[dict[str, str]] = {
     "margin": "margin margins",
     "student": "student_logits student_logit logits_student s_logits logits_s y_s student student_outputs outputs_student",
     "teacher": "teacher_logits teacher_logit logits_teacher t_logits logits_t y_t teacher teacher_outputs outputs_teacher "
-    "ref_logits reference_logits ref_model_logits base_logits",
+    "ref_logits reference_logits ref_model_logits base_logits base_model_logits",
     "student_probabilities": "student_probs student_prob",
     "teacher_probabilities": "teacher_probs teacher_prob",
     "embedding": "anchor anchors positive positives negative negatives query queries key keys pos neg features embeddings "

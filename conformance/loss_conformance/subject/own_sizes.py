@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from loss_conformance.cases.slot import Schema, Slot
 
@@ -16,11 +16,13 @@ __all__ = ["sized"]
 
 _CLASSES: Final = ("num_classes", "n_classes", "num_labels", "n_labels", "classes", "nc", "vocab_size")
 _FEATURES: Final = ("embedding_size", "embedding_dim", "embed_dim", "feature_dim", "feat_dim", "in_features")
+_LEVELS: Final = ("quantiles", "quantile_levels", "taus")
 _FEATURES_MORE: Final = ("descriptors_dim", "num_features", "hidden_size")
 
 
 def sized(loss: Any, schema: Schema) -> tuple[Schema, ...]:
-    """Return the schema with the letters V and D replaced by the sizes that ``loss`` has, every guess worth trying."""
+    """Return the schema with the letters V, D and Q replaced by the sizes that ``loss`` has, every guess worth trying."""
+    schema = _with_levels(loss, schema)
     classes, features = _attribute(loss, _CLASSES), _attribute(loss, (*_FEATURES, *_FEATURES_MORE))
     guesses: list[tuple[int | None, int | None]]
     guesses = [(classes, features)] if features else [(classes, other) for other in _beside(loss, classes)]
@@ -28,6 +30,15 @@ def sized(loss: Any, schema: Schema) -> tuple[Schema, ...]:
         # One matrix of its own holds a vector for each class, as a row or as a column.
         guesses = [(None, None), *((c, d) for shape in _matrices(loss) for c, d in (shape, shape[::-1]))]
     return tuple(_with_sizes(schema, c, d) for c, d in guesses or [(classes, None)])
+
+
+def _with_levels(loss: Any, schema: Schema) -> Schema:
+    """Return the schema with as many quantiles as the loss has levels."""
+    levels = next((own for name in _LEVELS if (own := getattr(loss, name, None)) is not None), None)
+    if not isinstance(levels, (list, tuple, Tensor)) or len(levels) < 2:
+        return schema
+    own = {"Q": str(len(levels))}
+    return replace(schema, slots=tuple(replace(s, shape=tuple(own.get(x, x) for x in s.shape)) for s in schema.slots))
 
 
 def _with_sizes(schema: Schema, classes: int | None, features: int | None) -> Schema:

@@ -118,11 +118,13 @@ def _predictions(present: set[str], ignore: int | None) -> list[Reading]:
     tokens, free = _tokens_of_classes("prediction", ignore, "logits")
     image = {"prediction": ("logits", "B V 4 2", {}), "target": ("labels", "B 4 2", {"ignore": ignore})}
     features: Forms = {"prediction": ("embeddings", "B D", {}), "target": ("labels", "B", {})}
+    quantiles: Forms = {"prediction": ("values", "B Q", {}), "target": ("values", "B", {})}
     entries = [
         elementwise("scores [B, D] with targets 0 or 1", "values", "B D", BINARY_TARGET),
         elementwise("probabilities [B, D] with targets 0 or 1", "probabilities", "B D", BINARY_TARGET),
         elementwise("values [B, D] with values [B, D]", "values", "B D", {}),
         elementwise("values [B] with values [B]", "values", "B", {}),
+        Reading("quantiles [B, Q] with values [B]", ROWS, quantiles),
         elementwise("scores [B, D] with targets -1 or 1", "values", "B D", {"signs": True}),
         elementwise("probabilities [B, 1, 4, 2] with targets 0 or 1", "probabilities", "B 1 4 2", BINARY_TARGET),
     ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from typing import Final
 
 from torch import Tensor
 
-from loss_conformance.cases.slot import Schema
+from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.subject.probe import Probe
 
 __all__ = ["shifted"]
@@ -15,18 +16,30 @@ __all__ = ["shifted"]
 _FARTHEST: Final = 4
 
 
-def shifted(schema: Schema, outcome: Probe) -> Schema:
-    """Return the schema with scores aligned as the loss aligns them: some shift labels and masks by one themselves."""
+def shifted(schema: Schema, outcome: Probe, known: Container[str]) -> Schema:
+    """Return the schema with scores aligned as the loss aligns them: some shift labels and masks by one themselves.
+
+    Args:
+        schema: the inputs of the loss.
+        outcome: what it made of them.
+        known: names of inputs of which it is known which token they speak of.
+    """
     says = any((s.ignore is not None or s.role == "mask") and s.token_axis is not None for s in schema.slots)
-    logits = schema.find("model_outputs.logits")
-    if not says or logits is None or outcome.case is None or logits.key not in (outcome.gradients or {}):
+    if not says or outcome.case is None:
         return schema
     gradients, trained = outcome.gradients or {}, outcome.case.trained
-    alike = [slot for slot in schema.slots if slot.shape == logits.shape and slot.role == logits.role]
-    found = {slot.key: _shift(gradients[slot.key], trained) for slot in alike if slot.key in gradients}
+    open_ = [s for s in schema.slots if s.role == "logits" and s.shape == ("B", "S", "V") and s.name not in known]
+    found = {slot.key: _shift(gradients[slot.key], trained) for slot in open_ if slot.key in gradients}
+    if not found:
+        return schema
     # What is compared with them position by position, the logits of a teacher, speaks of the same tokens.
-    shifts = {slot.key: found.get(slot.key, found[logits.key]) for slot in alike}
-    return replace(schema, slots=tuple(replace(s, shift=shifts.get(s.key, s.shift)) for s in schema.slots))
+    first = next(iter(found.values()))
+    shifts = {slot.key: found.get(slot.key, first) for slot in open_}
+    return replace(schema, slots=tuple(_moved(s, shifts[s.key]) if s.key in shifts else s for s in schema.slots))
+
+
+def _moved(slot: Slot, shift: int) -> Slot:
+    return replace(slot, shift=shift, later=slot.later and shift == 0)
 
 
 def _shift(gradient: Tensor, trained: Tensor) -> int:

@@ -81,8 +81,6 @@ class DraftLoss(LossFunction):
         facts.pop("direction", None)
         if self.ahead > 0:
             facts["length_normalized"] = False  # the last tokens of a row have no term
-            no_later = "what the policy says beyond its last position is not known: there is nothing to compare with"
-            facts["exempt"] = {**facts.get("exempt", {}), "trained_ends": no_later}
             own["fields"] = {
                 **own["fields"],
                 "draft_logits": Field("logits", "B S V", trainable=True, speaks_of="later"),

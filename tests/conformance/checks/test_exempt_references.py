@@ -15,7 +15,6 @@ from tests.conformance.checks.every_reference import CONFIGS, LOSSES
 ON_PURPOSE: list[tuple[str, dict[str, Any]]] = [
     ("adaptive", {"mode": "literal"}),
     ("cpo", {"label_smoothing": 0.5}),
-    ("draft", {"ahead": 1}),
     ("flooding", {"level": 2.0}),
     ("label_smoothed_ce", {"softcap": 30.0}),
     ("luspo", {"reference_policy_kl_penalty": 1.0, "padding": "counted"}),

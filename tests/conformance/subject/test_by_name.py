@@ -367,7 +367,7 @@ def test_nothing_fits():
     assert lines[0] == "it accepts none of the inputs its parameters suggest (input, target)"
     assert lines[1] == "  logits [B, S, V] with token ids [B, S]: ValueError: not like this"
     assert lines[-3:] == [
-        "  and 17 more",
+        "  and 18 more",
         "declare what they are, on the loss or in --loss-contract:",
         '    contract = Contract(fields={"input": Field(role=..., shape=...), "target": Field(role=..., shape=...)})',
     ]

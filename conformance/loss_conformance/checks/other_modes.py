@@ -1,0 +1,114 @@
+"""Other modes: what must hold of a loss holds with every declared choice of its settings, not only with the one in force."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.other_settings import rebuilt_with_each
+from loss_conformance.checks.registry import Check, Severity, check, every_check
+from loss_conformance.evaluation import LossRaised, Malformed
+from loss_conformance.trial import Broken, NotExercised, Trial
+
+__all__ = ["laws_hold_in_every_mode"]
+
+SCALES: Final = re.compile(r".*(reduc|agg|norm|mean|average|divi|scale|level).*", re.IGNORECASE)
+"""What a setting is called, or a choice of it, that says what to divide by."""
+LAYS_OUT: Final = re.compile(r".*(layout|interleav|batch_first).*", re.IGNORECASE)
+"""What a setting is called that says which rows belong together: batches here are laid out for the one in force."""
+OF_ANY_MODE: Final = ("finite_value", "finite_gradient", "mask_value", "batch_permutation")
+OF_A_MEAN: Final = ("duplicate_rows", "microbatch")
+
+
+@check(
+    group="options",
+    statement="With every declared choice of a setting L is finite, ignores what is masked and the order of rows, and is divided "
+    "as the contract says.",
+    over=("typical", "holes", "never_chosen"),
+    severity=Severity.ADVICE,
+    why="The branch nobody tests is the one somebody turns on: it is divided twice, or never sees the mask.",
+    cause="a branch that was not changed when the other one was.",
+    fix="Compute the terms in the branches, and mask, weigh and divide them once behind; a contract may follow the setting.",
+    seen_in="modelscope/easydistill#16",
+    applies=lambda trial: unless("stochastic", "stateful", "coupled")(trial) or _unless_it_has_modes(trial),
+    requires=("scalar_output", *OF_ANY_MODE, *OF_A_MEAN),
+    most_cases=2,
+)
+def laws_hold_in_every_mode(trial: Trial) -> None:
+    laws = {each.name: each for each in every_check()}
+    tried = False
+    for name, value, loss in _modes(trial):
+        mode = _in_mode(trial, name, value, loss)
+        for law in [laws[law] for law in _laws(trial, name, value)]:
+            try:
+                tried = _holds(mode, law) or tried
+            except Broken as broken:
+                raise Broken(
+                    broken.got,
+                    broken.wanted,
+                    changed=f"{name} = {value!r}" + (f"; {broken.changed}" if broken.changed else ""),
+                    tolerance=broken.tolerance,
+                    cause=f"with {name} = {value!r} this no longer holds: {law.statement}",
+                ) from None
+    if not tried:
+        raise NotExercised("no other choice could be tried")
+
+
+def _holds(mode: Trial, law: Check) -> bool:
+    """Return whether a law could be tried, and held.
+
+    Raises:
+        Broken: it did not, and not by a guess alone or at a tie, where either of two gradients is right.
+    """
+    if law.name in mode.facts.contract.exempt or law.applies(mode) is not None:
+        return False
+    try:
+        if law.group != "finite":
+            _ = mode.finite_base  # nothing more is said of a loss that is not finite here
+        law.law(mode)
+    except (NotExercised, LossRaised, Malformed):
+        return False
+    except Broken as broken:
+        if broken.guessed or broken.of_gradient:
+            return False
+        raise
+    return True
+
+
+def _in_mode(trial: Trial, name: str, value: Any, loss: Any) -> Trial:
+    """Return the trial of the same loss constructed with another setting, by which its contract may go."""
+    subject = trial.bench.subject
+    bench = type(trial.bench)(replace(subject, loss=loss, settings={**subject.settings, name: value}), trial.bench.seed)
+    bench.pool = trial.bench.pool
+    return Trial(bench, trial.case)
+
+
+def _unless_it_has_modes(trial: Trial) -> str | None:
+    if trial.bench.subject.rebuild is None:
+        return "an instance cannot be constructed again with other settings"
+    return None if _choices(trial) else "no choice between words is declared"
+
+
+def _choices(trial: Trial) -> list[tuple[str, list[Any]]]:
+    """Return the declared options that are words or yes or no, with the values that are not in force."""
+    settings = trial.bench.subject.settings
+    return [
+        (name, [value for value in option.values if value != settings[name]])
+        for name, option in trial.facts.contract.options.items()
+        if name in settings
+        and not (option.inert or LAYS_OUT.fullmatch(name))
+        and all(isinstance(value, str | bool) for value in option.values)
+    ]
+
+
+def _modes(trial: Trial) -> Iterator[tuple[str, Any, Any]]:
+    for name, values in _choices(trial):
+        yield from ((name, value, loss) for value, loss in rebuilt_with_each(trial, name, values))
+
+
+def _laws(trial: Trial, name: str, value: Any) -> tuple[str, ...]:
+    scales = SCALES.fullmatch(name) or SCALES.fullmatch(str(value)) or not trial.facts.promised("normalizer")
+    return OF_ANY_MODE if scales else (*OF_ANY_MODE, *OF_A_MEAN)
