@@ -145,6 +145,7 @@ FAULTS = (
         ),
         bare=UNSEEN,
         advice=True,
+        profile="standard",
     ),
     Fault(
         "X500",
