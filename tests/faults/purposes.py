@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from loss_reference import Contract, Field, LossFunction, Option
-from tests.faults.fault import ADVICE, UNSEEN, Fault
+from tests.faults.fault import ADVICE, Fault
 from tests.faults.parts import kept, token_mean, token_weights
 
 REWARDS = {
@@ -153,7 +153,7 @@ FAULTS = (
         "huggingface/trl#3043",
         MixedTheOtherWay,
         Mixed,
-        ("positivity",),
+        ("positivity", "options"),
         Contract(
             family="distillation",
             level="token",
@@ -162,8 +162,6 @@ FAULTS = (
             upper_bound=math.log(2),
             options={"beta": Option(values=(0.1, 0.5, 0.9))},
         ),
-        bare=UNSEEN,
-        advice=True,
     ),
     Fault(
         "X444",

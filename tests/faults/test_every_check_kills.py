@@ -120,6 +120,7 @@ KILLS = {
     "spread_grows_like_errors": "X490",
     "smoothing_mixes": "X494",
     "laws_hold_in_every_mode": "X499",
+    "mixture_weighs_as_it_mixes": "X458",
     "ended_episodes": "X501",
     "levels_go_with_predictions": "X502",
     "no_weight_no_gradient": "X495",

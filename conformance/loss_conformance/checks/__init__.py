@@ -59,6 +59,7 @@ IN_ORDER: Final = (
     "indifference",
     "mixing",
     "other_modes",
+    "mixtures",
     "episode_ends",
     "quantile_order",
     "named_sides",

@@ -70,6 +70,13 @@ def option_effect(trial: Trial) -> None:
                 f"an L that changes with {name}",
                 guessed=name not in trial.facts.contract.options,
             )
+        if _only_switches(all_cases, name, settings[name]):
+            raise Broken(
+                f"{name} = 0 and another number differ, and no two other numbers do",
+                f"an L that changes with {name}",
+                cause=f"{name} turns something on, and does not weigh it.",
+                guessed=name not in trial.facts.contract.options,
+            )
         if effect.silent:
             raise Broken(
                 f"with {name}={effect.silent[0]!r} L and its gradient are 0 on every batch",
@@ -189,6 +196,18 @@ def _effect(answered: _Answered, name: str, settings: dict[str, list[Any]], *, a
             break
     effect.alike = [pair for pair in effect.alike if pair in effect.compared]
     return effect
+
+
+def _only_switches(answered: _Answered, name: str, values: list[Any]) -> bool:
+    """Return whether a number acts by being 0 or not: beside 0, which is another loss, all others are the same one."""
+    numbers = [value for value in values if isinstance(value, float) and value]
+    off = next((value for value in values if isinstance(value, float | int) and value == 0), None)
+    if off is None or len(numbers) < 2:
+        return False
+    without, *others = (answered({name: value}) or [] for value in (off, *numbers))
+    moved = [any(any(answered.trial.moves(a, b)) for a, b in zip(others[0], each, strict=False)) for each in others[1:]]
+    differs = any(any(answered.trial.moves(a, b)) for a, b in zip(others[0], without, strict=False))
+    return differs and not any(moved) and not acts_elsewhere(answered.trial, name, numbers)
 
 
 def _adds_a_number(answered: _Answered, name: str, values: list[Any]) -> bool:

@@ -29,6 +29,8 @@ def shifted(schema: Schema, outcome: Probe, known: Container[str]) -> Schema:
         return schema
     gradients, trained = outcome.gradients or {}, outcome.case.trained
     open_ = [s for s in schema.slots if s.role == "logits" and s.shape == ("B", "S", "V") and s.name not in known]
+    if not any(s.kind == "model_outputs.logits" or (s.integer and s.token_axis is not None) for s in schema.slots):
+        return schema  # beside a mask alone whatever the loss does would be right
     found = {slot.key: _shift(gradients[slot.key], trained) for slot in open_ if slot.key in gradients}
     if not found:
         return schema

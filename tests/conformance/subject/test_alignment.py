@@ -1,0 +1,53 @@
+"""Which token the logits speak of: as declared, else as the loss is seen to read them."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from loss_conformance.subject.load import load_subject
+from loss_reference import Contract, Field
+from tests.faults.modes import within_documents
+from tests.faults.sound_declared import FullDivergencePreference, PairOfSequences, SecondHead
+
+SHIFTED = Contract(family="supervised", fields={"logits": Field("logits", "B S V"), "mask": Field("mask", "B S")})
+
+
+def slots_of(loss: Any, contract: Contract | None = None) -> dict[str, Any]:
+    subject = load_subject(loss, contract=contract)
+    declared = contract or getattr(loss, "contract", Contract())
+    return {slot.name: slot for slot in subject.protocol.routes(subject.loss, declared)[0].slots}
+
+
+def of_the_next_token(logits, mask):
+    return (logits[:, :-1].logsumexp(-1).masked_fill(mask[:, 1:] == 0, 0.0)).sum() / mask[:, 1:].sum().clamp(min=1)
+
+
+@pytest.mark.parametrize(("said", "shift"), [(None, 1), ("next", 1), ("itself", 0), ("later", 1)])
+def test_what_is_said_is_kept_and_what_is_left_open_is_measured(said: str | None, shift: int) -> None:
+    fields = {**SHIFTED.fields, "logits": Field("logits", "B S V", speaks_of=said)}
+    slot = slots_of(of_the_next_token, replace(SHIFTED, fields=fields))["logits"]
+    assert (slot.shift, slot.later) == (shift, False)
+
+
+def test_both_sides_of_a_pair_are_measured() -> None:
+    slots = slots_of(PairOfSequences)
+    assert [slots[name].shift for name in ("chosen_logits", "rejected_logits")] == [1, 1]
+
+
+def test_a_head_is_read_from_the_mapping_it_arrives_in() -> None:
+    head = slots_of(SecondHead)["second_logits"]
+    assert (head.place, head.trainable, head.shift, head.later) == ("model_outputs", True, 2, False)
+
+
+def test_a_field_declared_as_it_is_known_keeps_its_values() -> None:
+    assert slots_of(FullDivergencePreference)["reference_logits"].kind == "batch.reference_logits"
+
+
+def test_numbers_of_documents_hold_no_ignored_label() -> None:
+    fields = {
+        "logits": Field("logits", "B S V"),
+        "input_ids": Field("token_ids", "B S"),
+        "document_ids": Field("labels", "B S"),
+    }
+    assert slots_of(within_documents, Contract(fields=fields))["document_ids"].ignore is None
