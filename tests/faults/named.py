@@ -133,7 +133,6 @@ FAULTS: Final = (
         jsd_of_roles,
         ("baseline",),
         Contract(family="distillation"),
-        bare=ADVICE,
         advice=True,
     ),
 )

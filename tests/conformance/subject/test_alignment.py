@@ -10,7 +10,7 @@ from loss_reference import Contract, Field
 from tests.faults.modes import within_documents
 from tests.faults.sound_declared import FullDivergencePreference, PairOfSequences, SecondHead
 
-SHIFTED = Contract(family="supervised", fields={"logits": Field("logits", "B S V"), "mask": Field("mask", "B S")})
+FIELDS = {"logits": Field("logits", "B S V"), "input_ids": Field("token_ids", "B S"), "mask": Field("mask", "B S")}
 
 
 def slots_of(loss: Any, contract: Contract | None = None) -> dict[str, Any]:
@@ -19,15 +19,25 @@ def slots_of(loss: Any, contract: Contract | None = None) -> dict[str, Any]:
     return {slot.name: slot for slot in subject.protocol.routes(subject.loss, declared)[0].slots}
 
 
-def of_the_next_token(logits, mask):
-    return (logits[:, :-1].logsumexp(-1).masked_fill(mask[:, 1:] == 0, 0.0)).sum() / mask[:, 1:].sum().clamp(min=1)
+def of_the_next_token(logits, input_ids, mask):
+    log_p = logits[:, :-1].log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)
+    return -log_p.masked_fill(mask[:, 1:] == 0, 0.0).sum() / mask[:, 1:].sum().clamp(min=1)
+
+
+def distance(hydra, mask):
+    return hydra[:, :-1].logsumexp(-1).masked_fill(mask[:, 1:] == 0, 0.0).sum()
 
 
 @pytest.mark.parametrize(("said", "shift"), [(None, 1), ("next", 1), ("itself", 0), ("later", 1)])
 def test_what_is_said_is_kept_and_what_is_left_open_is_measured(said: str | None, shift: int) -> None:
-    fields = {**SHIFTED.fields, "logits": Field("logits", "B S V", speaks_of=said)}
-    slot = slots_of(of_the_next_token, replace(SHIFTED, fields=fields))["logits"]
+    fields = {**FIELDS, "logits": Field("logits", "B S V", trainable=True, speaks_of=said)}
+    slot = slots_of(of_the_next_token, Contract(family="supervised", fields=fields))["logits"]
     assert (slot.shift, slot.later) == (shift, False)
+
+
+def test_beside_a_mask_alone_nothing_is_measured() -> None:
+    fields = {"hydra": replace(FIELDS["logits"], trainable=True), "mask": FIELDS["mask"]}
+    assert slots_of(distance, Contract(fields=fields))["hydra"].shift == 0
 
 
 def test_both_sides_of_a_pair_are_measured() -> None:
