@@ -38,7 +38,7 @@ def errors_do_not_cancel(trial: Trial) -> None:
     predictions, target = _compared(trial.case)
     met = trial.evaluate(_off(trial.case, predictions, target, [NONE] * len(predictions)))
     bound = 2 * trial.value_tolerance(met).bound
-    for signs in _alone(len(predictions)):
+    for signs in (*_alone(len(predictions)), *_rows_alone(trial.case, len(predictions), target)):
         if not float(trial.evaluate(_off(trial.case, predictions, target, signs)).value - met.value) > 4 * bound:
             raise NotExercised("L is not lowest where each of them meets the target")
     for who, signs in _opposite(trial.case, predictions, target):
@@ -81,6 +81,14 @@ def _opposite(case: Case, predictions: list[Slot], target: Slot) -> Iterator[tup
     if rows > 1 and rows % 2 == 0 and all(active):
         signs = torch.tensor([1.0, -1.0]).repeat(rows // 2).reshape(-1, *[1] * (len(target.shape) - 1))
         yield f"rows of {' and '.join(slot.key for slot in predictions)}", [signs] * len(predictions)
+
+
+def _rows_alone(case: Case, predictions: int, target: Slot) -> Iterator[list[Tensor]]:
+    """Yield the directions in which one row is off in all predictions, up and down, and the others are not."""
+    rows = len(case.tensor(target)) if target.row_axis == 0 else 0
+    for row in torch.eye(rows):
+        one = row.reshape(-1, *[1] * (len(target.shape) - 1))
+        yield from ([one] * predictions, [-one] * predictions)
 
 
 def _alone(predictions: int) -> Iterator[list[Tensor]]:
