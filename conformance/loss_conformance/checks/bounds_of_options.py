@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.conditions import unless, unless_rebuilt
 from loss_conformance.checks.other_settings import rebuilt_with_each
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.evaluation import LossRaised, Malformed
@@ -60,9 +60,9 @@ def bounds_of_options(trial: Trial) -> None:
 def _nothing_to_vary(trial: Trial) -> str | None:
     if not any(trial.facts.promised(fact) and fact in trial.facts.origin for fact, _ in BOUNDS):
         return "no bound is declared"
-    if trial.bench.subject.rebuild is None:
-        return "an instance cannot be constructed again with other settings"
-    return None if any(option.values for option in trial.facts.contract.options.values()) else "it lists no option"
+    return unless_rebuilt(trial) or (
+        None if any(option.values for option in trial.facts.contract.options.values()) else "it lists no option"
+    )
 
 
 def _others(trial: Trial) -> Iterator[tuple[str, Any, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.conditions import unless, unless_rebuilt
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.report.numbers import number
@@ -59,9 +59,7 @@ def clip_is_counted(trial: Trial) -> None:
 
 
 def _no_clip(trial: Trial) -> str | None:
-    if trial.bench.subject.rebuild is None:
-        return "an instance cannot be constructed again with other settings"
-    return None if list(_clips(trial)) else "it has no setting that clips"
+    return unless_rebuilt(trial) or (None if list(_clips(trial)) else "it has no setting that clips")
 
 
 def _clips(trial: Trial) -> Iterator[tuple[str, float]]:

@@ -10,7 +10,7 @@ from loss_conformance.facts.coupling import Coupling
 if TYPE_CHECKING:
     from loss_conformance.trial import Trial
 
-__all__ = ["declared_only", "looks_coupled", "no_rows", "unless"]
+__all__ = ["declared_only", "looks_coupled", "no_rows", "unless", "unless_rebuilt"]
 
 
 def unless(*facts: str) -> Callable[[Trial], str | None]:
@@ -23,6 +23,13 @@ def unless(*facts: str) -> Callable[[Trial], str | None]:
         return None
 
     return applies
+
+
+def unless_rebuilt(trial: Trial) -> str | None:
+    """Return why no other settings can be tried: the loss was given as an instance."""
+    if trial.bench.subject.rebuild is None:
+        return "an instance cannot be constructed again with other settings"
+    return None
 
 
 def looks_coupled(trial: Trial) -> bool:

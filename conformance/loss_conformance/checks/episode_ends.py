@@ -12,6 +12,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.registry import check
+from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["ended_episodes"]
@@ -49,7 +50,7 @@ def ended_episodes(trial: Trial) -> None:
             continue
         still = trial.moves(trial.evaluate(going_on), trial.evaluate(going_on.with_tensors(other)))
         raise Broken(
-            f"L from {base.value:.7g} to {got.value:.7g}",
+            f"L from {number(base.value)} to {number(got.value)}",
             "no change",
             changed=f"every {over[0].key} 1; {slot.key}",
             cause="" if any(still) else f"{over[0].key} is taken for its opposite: {slot.key} matters there alone.",

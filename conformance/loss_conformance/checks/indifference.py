@@ -12,9 +12,9 @@ import torch
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.transform import scramble
 from loss_conformance.checks.conditions import unless
-from loss_conformance.checks.other_settings import rebuilt
+from loss_conformance.checks.other_settings import evaluated, evaluated_with, rebuilt
 from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
+from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
@@ -45,10 +45,10 @@ def smoothing_keeps_the_total(trial: Trial) -> None:
     off, *on = (rebuilt(trial, {name: amount}) for amount in (0.0, *AMOUNTS))
     found: list[tuple[Evaluation, Evaluation, float]] = []
     for case in _indifferent(trial.case):
-        plain = _evaluated(trial, case, off)
+        plain = evaluated(trial, case, off)
         if plain is None or not (_blind_to_labels(trial, case, plain, off) and _at_no_margin(trial, case, plain, name)):
             continue
-        smoothed = [_evaluated(trial, case, loss) for loss in on]
+        smoothed = [evaluated(trial, case, loss) for loss in on]
         changed = [(s, amount) for s, amount in zip(smoothed, AMOUNTS, strict=True) if s is not None]
         different = [(s, amount) for s, amount in changed if _apart(trial, s, plain)]
         if not different:
@@ -105,19 +105,11 @@ def _indifferent(case: Case) -> Iterator[Case]:
         yield case.with_tensors(filled)
 
 
-def _evaluated(trial: Trial, case: Case, loss: object) -> Evaluation | None:
-    try:
-        got = trial.evaluate(case, loss=loss)
-    except (LossRaised, Malformed):
-        return None
-    return got if bool(torch.isfinite(got.value)) else None
-
-
 def _blind_to_labels(trial: Trial, case: Case, plain: Evaluation, loss: object) -> bool:
     """Return whether other labels cost the same there: classes weigh alike."""
     for slot in case.slots():
         if slot.role in ("labels", "token_ids") or slot.kind == "binary_targets":
-            other = _evaluated(trial, scramble(case, slot, None, case.active(slot)), loss)
+            other = evaluated(trial, scramble(case, slot, None, case.active(slot)), loss)
             if other is None or _apart(trial, other, plain):
                 return False
     return True
@@ -128,16 +120,13 @@ def _at_no_margin(trial: Trial, case: Case, plain: Evaluation, name: str) -> boo
 
     A margin would tell them apart, and so would their lengths, where log-probabilities are added up.
     """
-    rebuild, settings = trial.bench.subject.rebuild, trial.bench.subject.settings
+    settings = trial.bench.subject.settings
     compared = case.schema.group > 1 or any(slot.kind.startswith("pair.") for slot in case.slots())
-    if rebuild is None or not compared:
+    if not compared:
         return True
     others = {other: 2 * value for other, value in settings.items() if isinstance(value, float) and other != name}
     for other, value in others.items():
-        try:
-            got = _evaluated(trial, case, rebuild({name: 0.0, other: value}))
-        except Exception:
-            continue  # no value of that setting
+        got = evaluated_with(trial, case, {name: 0.0, other: value})
         if got is not None and _apart(trial, got, plain):
             return False
     return True

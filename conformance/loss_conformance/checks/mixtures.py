@@ -9,7 +9,7 @@ import torch
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
-from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.conditions import unless, unless_rebuilt
 from loss_conformance.checks.other_settings import evaluated_with
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
@@ -63,9 +63,7 @@ def _crossed(weight: float, share: float) -> float:
 
 
 def _unless_shared(trial: Trial) -> str | None:
-    if trial.bench.subject.rebuild is None:
-        return "an instance cannot be constructed again with other settings"
-    return None if _shares(trial) else "it has no setting between 0 and 1"
+    return unless_rebuilt(trial) or (None if _shares(trial) else "it has no setting between 0 and 1")
 
 
 def _shares(trial: Trial) -> list[str]:

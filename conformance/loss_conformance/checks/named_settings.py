@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from loss_conformance.cases.transform import other_content
-from loss_conformance.checks.conditions import declared_only, unless
+from loss_conformance.checks.conditions import declared_only, unless, unless_rebuilt
 from loss_conformance.checks.minimum import TEMPERATURE
 from loss_conformance.checks.other_settings import rebuilt
 from loss_conformance.checks.perfect import perfect, prediction
@@ -144,9 +144,7 @@ def _ends(trial: Trial, heat: str) -> Iterator[tuple[str, float]]:
 
 
 def _unless_named(trial: Trial, names: re.Pattern[str]) -> str | None:
-    if trial.bench.subject.rebuild is None:
-        return "an instance cannot be constructed again with other settings"
-    return None if _named(trial, names) else "it has no setting of that name"
+    return unless_rebuilt(trial) or (None if _named(trial, names) else "it has no setting of that name")
 
 
 def _named(trial: Trial, names: re.Pattern[str]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.label_values import BINARY
 from loss_conformance.cases.slot import Slot
-from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.conditions import unless, unless_rebuilt
 from loss_conformance.checks.goals import targets
 from loss_conformance.checks.other_settings import evaluated_with
 from loss_conformance.checks.registry import check
@@ -226,9 +226,9 @@ def _named(trial: Trial, names: re.Pattern[str]) -> list[tuple[str, Any]]:
 
 
 def _unless_named(trial: Trial, *names: re.Pattern[str]) -> str | None:
-    if trial.bench.subject.rebuild is None:
-        return "an instance cannot be constructed again with other settings"
-    return None if any(_named(trial, name) for name in names) else "it has no setting of that name"
+    return unless_rebuilt(trial) or (
+        None if any(_named(trial, name) for name in names) else "it has no setting of that name"
+    )
 
 
 def _as_said(trial: Trial, name: str) -> dict[str, Any]:

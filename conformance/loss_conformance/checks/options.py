@@ -70,7 +70,7 @@ def option_effect(trial: Trial) -> None:
                 f"an L that changes with {name}",
                 guessed=name not in trial.facts.contract.options,
             )
-        if _only_switches(all_cases, name, settings[name]):
+        if _only_switches(few, all_cases, name, settings[name]):
             raise Broken(
                 f"{name} = 0 and another number differ, and no two other numbers do",
                 f"an L that changes with {name}",
@@ -198,16 +198,20 @@ def _effect(answered: _Answered, name: str, settings: dict[str, list[Any]], *, a
     return effect
 
 
-def _only_switches(answered: _Answered, name: str, values: list[Any]) -> bool:
+def _only_switches(few: _Answered, all_cases: _Answered, name: str, values: list[Any]) -> bool:
     """Return whether a number acts by being 0 or not: beside 0, which is another loss, all others are the same one."""
     numbers = [value for value in values if isinstance(value, float) and value]
     off = next((value for value in values if isinstance(value, float | int) and value == 0), None)
-    if off is None or len(numbers) < 2:
+    if off is None or len(numbers) < 2 or _tells_apart(few, name, numbers):
         return False
-    without, *others = (answered({name: value}) or [] for value in (off, *numbers))
-    moved = [any(any(answered.trial.moves(a, b)) for a, b in zip(others[0], each, strict=False)) for each in others[1:]]
-    differs = any(any(answered.trial.moves(a, b)) for a, b in zip(others[0], without, strict=False))
-    return differs and not any(moved) and not acts_elsewhere(answered.trial, name, numbers)
+    alike = _tells_apart(all_cases, name, [numbers[0], off]) and not _tells_apart(all_cases, name, numbers)
+    return alike and not acts_elsewhere(all_cases.trial, name, numbers)
+
+
+def _tells_apart(answered: _Answered, name: str, values: list[Any]) -> bool:
+    """Return whether the first of some values of a setting and another differ in value or gradient."""
+    first, *others = (answered({name: value}) or [] for value in values)
+    return any(any(answered.trial.moves(a, b)) for other in others for a, b in zip(first, other, strict=False))
 
 
 def _adds_a_number(answered: _Answered, name: str, values: list[Any]) -> bool:

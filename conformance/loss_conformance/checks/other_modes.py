@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from loss_conformance.bench import Bench
-from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.conditions import unless, unless_rebuilt
 from loss_conformance.checks.other_settings import rebuilt_with_each
 from loss_conformance.checks.registry import Check, Cost, Severity, check, every_check
 from loss_conformance.evaluation import LossRaised, Malformed
@@ -102,9 +102,7 @@ def _in_mode(trial: Trial, name: str, value: Any, loss: Any) -> Trial:
 
 
 def _unless_it_has_modes(trial: Trial) -> str | None:
-    if trial.bench.subject.rebuild is None:
-        return "an instance cannot be constructed again with other settings"
-    return None if _choices(trial) else "no choice between words is declared"
+    return unless_rebuilt(trial) or (None if _choices(trial) else "no choice between words is declared")
 
 
 def _choices(trial: Trial) -> list[tuple[str, list[Any]]]:

@@ -11,7 +11,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.trial import NotExercised, Trial
 
-__all__ = ["evaluated_with", "rebuilt", "rebuilt_with_each"]
+__all__ = ["evaluated", "evaluated_with", "rebuilt", "rebuilt_with_each"]
 
 
 def rebuilt(trial: Trial, changed: Mapping[str, Any]) -> Any:
@@ -40,10 +40,16 @@ def rebuilt_with_each(trial: Trial, name: str, values: Iterable[Any]) -> Iterato
 
 def evaluated_with(trial: Trial, case: Case, changed: Mapping[str, Any]) -> Evaluation | None:
     """Return L with these settings changed; ``None`` where the loss does not take them, or gives nothing finite."""
-    rebuild = trial.bench.subject.rebuild
-    assert rebuild is not None
     try:
-        got = trial.evaluate(case, loss=rebuild(changed))
-    except (LossRaised, Malformed, ValueError, TypeError, AssertionError, AttributeError):
+        return evaluated(trial, case, rebuilt(trial, changed))
+    except NotExercised:
+        return None
+
+
+def evaluated(trial: Trial, case: Case, loss: Any) -> Evaluation | None:
+    """Return L of a loss so constructed; ``None`` where it raises, or gives nothing finite."""
+    try:
+        got = trial.evaluate(case, loss=loss)
+    except (LossRaised, Malformed):
         return None
     return got if bool(torch.isfinite(got.value)) else None

@@ -28,15 +28,15 @@ def shifted(schema: Schema, outcome: Probe, known: Container[str]) -> Schema:
     if not says or outcome.case is None:
         return schema
     gradients, trained = outcome.gradients or {}, outcome.case.trained
-    open_ = [s for s in schema.slots if s.role == "logits" and s.shape == ("B", "S", "V") and s.name not in known]
+    unsaid = [s for s in schema.slots if s.role == "logits" and s.shape == ("B", "S", "V") and s.name not in known]
     if not any(s.kind == "model_outputs.logits" or (s.integer and s.token_axis is not None) for s in schema.slots):
         return schema  # beside a mask alone whatever the loss does would be right
-    found = {slot.key: _shift(gradients[slot.key], trained) for slot in open_ if slot.key in gradients}
+    found = {slot.key: _shift(gradients[slot.key], trained) for slot in unsaid if slot.key in gradients}
     if not found:
         return schema
     # What is compared with them position by position, the logits of a teacher, speaks of the same tokens.
     first = next(iter(found.values()))
-    shifts = {slot.key: found.get(slot.key, first) for slot in open_}
+    shifts = {slot.key: found.get(slot.key, first) for slot in unsaid}
     return replace(schema, slots=tuple(_moved(s, shifts[s.key]) if s.key in shifts else s for s in schema.slots))
 
 
