@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,12 +41,12 @@ class LossRaised(Exception):
         frames = traceback.extract_tb(self.error.__traceback__)
         return not frames or f"{os.sep}torch{os.sep}" not in frames[-1].filename
 
-    def wants(self, case: Case) -> bool:
-        """Whether it looked for a field that the vocabulary knows and the case does not have."""
+    def wants(self, case: Case, declared: Collection[str] = ()) -> bool:
+        """Whether it looked for a field that the vocabulary knows, or that is declared, and the case does not have."""
         if not isinstance(self.error, KeyError) or not self.error.args:
             return False
         name = self.error.args[0]
-        known = name in BATCH_FIELDS or name in MODEL_OUTPUT_FIELDS
+        known = name in BATCH_FIELDS or name in MODEL_OUTPUT_FIELDS or name in declared
         return known and name not in {slot.name for slot in case.slots()}
 
 

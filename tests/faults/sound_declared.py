@@ -167,6 +167,24 @@ proportional_hazards.contract = Contract(
 )
 
 
+def partial_likelihood(log_risk, event, time):
+    """The same, declared as supervised: the time is no target, although it has the shape of one."""
+    return proportional_hazards(log_risk, time, event)
+
+
+partial_likelihood.contract = Contract(
+    family="supervised",
+    level="sample",
+    lower_bound=0.0,
+    coupled=True,
+    fields={
+        "log_risk": Field("values", "B", trainable=True),
+        "event": Field("labels", "B"),
+        "time": Field("values", "B", trainable=False),
+    },
+)
+
+
 def density(input, target, precision, full=False):
     """The constant of the normal density is left out or not."""
     precision = precision.clamp(min=1e-3)
@@ -205,6 +223,7 @@ DECLARED = (
     LanguageModelWithRouter,
     FreeNats,
     proportional_hazards,
+    partial_likelihood,
     density,
     Pinball,
 )

@@ -293,8 +293,9 @@ def outside_vocabulary(slot: Slot, world: World) -> Tensor:
             return torch.maximum(p, 1.0 - p).clamp(max=1.0 - 1e-4)  # that the chosen row wins
         p = p.clamp(min=1e-4, max=1.0 - 1e-4)
         return p if slot.trainable or slot.shape[-1:] == ("V",) else _without_positives(p, world.plan)
-    if slot.role == "mask" and slot.shape == ("B", "S"):
-        return world.trained.to(torch.float64)
+    if slot.role == "mask" and (slot.shape[:1], slot.shape[-1:]) == (("B",), ("S",)):
+        between = [1] * (len(shape) - 2)
+        return world.trained.reshape(world.rows, *between, world.tokens).expand(shape).to(torch.float64)
     if slot.role == "mask":
         return (x > -1).to(torch.float64)
     if slot.role in ("weights", "count"):

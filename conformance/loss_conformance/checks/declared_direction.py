@@ -86,6 +86,6 @@ def _raised(trial: Trial, name: str) -> Evaluation | None:
     try:
         return trial.evaluate(trial.case, loss=higher)
     except LossRaised as raised:
-        if raised.wants(trial.case):
+        if raised.wants(trial.case, trial.facts.contract.fields):
             return None  # at 0 it does not read what it multiplies, and no case has that
         raise

@@ -8,7 +8,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import ORDINARY
 from loss_conformance.cases.slot import Slot
 from loss_conformance.cases.transform import other_content
-from loss_conformance.checks.goals import goals_beside, has_goal, pair_slopes, pushes
+from loss_conformance.checks.goals import goals_beside, has_goal, pair_slopes, pushes, regressions
 from loss_conformance.checks.registry import check
 from loss_conformance.checks.token_names import ids_are_names
 from loss_conformance.evaluation import Evaluation
@@ -19,6 +19,8 @@ __all__ = ["rejected_is_not_raised", "wanted_direction"]
 
 NEARLY_CERTAIN = 2.0**-6
 """What is left of the log-probability of a chosen answer that the policy has learned."""
+NUDGE = 2.0**-10
+"""A change of targets that leaves their order as it is."""
 
 
 @check(
@@ -47,6 +49,8 @@ def wanted_direction(trial: Trial) -> None:
         return
     if not _goals_are_read(trial):
         raise NotExercised("it does not look at what it is given as its goal")
+    if not _cost_when_met(trial):
+        raise NotExercised("its predictions are not to equal what stands beside them, or cost least where they do")
     if not trial.facts.any_promised and not all(ids_are_names(trial, ids) for ids in _classes_beside(trial)):
         raise NotExercised("its classes are in an order or weighted, and which scores should rise is not known")
     family = trial.facts.contract.family
@@ -131,6 +135,17 @@ def _goals_are_read(trial: Trial) -> bool:
         return True
     other = {slot.key: other_content(slot, trial.case.tensor(slot)) for slot in goals}
     return any(trial.moves(trial.finite_base, trial.evaluate(trial.case.with_tensors(other))))
+
+
+def _cost_when_met(trial: Trial) -> bool:
+    """Return whether predictions are compared with their targets as numbers, and meeting them costs more than not to."""
+    base = trial.finite_base
+    for slot, target in regressions(trial.case):
+        nudged = trial.case.with_tensors({target.key: trial.case.tensor(target) * (1 + NUDGE)})
+        met = trial.case.with_tensors({slot.key: trial.case.tensor(target).clone()})
+        if not any(trial.moves(base, trial.evaluate(nudged))) or not bool(trial.evaluate(met).value > base.value):
+            return False
+    return True
 
 
 def _classes_beside(trial: Trial) -> list[Slot]:

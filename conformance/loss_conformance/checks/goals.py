@@ -22,6 +22,7 @@ __all__ = [
     "of_targets",
     "pair_slopes",
     "pushes",
+    "regressions",
     "targets",
 ]
 
@@ -50,6 +51,12 @@ def goals_beside(case: Case) -> list[Slot]:
     """Return the labels, targets and teachers that stand beside what is trained."""
     found = (_labels_of(case, slot) or _target_of(case, slot) or _teacher_of(case, slot) for slot in case.slots())
     return [slot for slot in found if slot is not None]
+
+
+def regressions(case: Case) -> list[tuple[Slot, Slot]]:
+    """Return the predictions that stand beside the one constant they are to meet, each with that constant."""
+    found = ((slot, _target_of(case, slot)) for slot in case.slots())
+    return [(slot, target) for slot, target in found if target is not None]
 
 
 def pushes(facts: Facts, case: Case, base: Evaluation) -> Iterator[tuple[Slot, Tensor]]:

@@ -150,10 +150,14 @@ def _rows_left_out_afterwards(trial: Trial, slot: Slot, fill: float, got: Evalua
 
 
 def _has_a_teacher_alone(trial: Trial) -> bool:
-    """Return whether all that says what is masked is an ignored label, which need not silence a teacher of every token."""
+    """Return whether nothing says which tokens the scores of a teacher speak of.
+
+    An ignored label need not silence a teacher of every token, and a draft may learn what its teacher says one token later.
+    """
     slots = trial.case.slots()
     taught = any(slot.kind == "batch.teacher_logits" for slot in slots)
-    return taught and trial.foreign and not trial.facts.any_promised and all(slot.role != "mask" for slot in slots)
+    unsaid = all(slot.role != "mask" for slot in slots) or any(slot.name.startswith("draft") for slot in slots)
+    return taught and unsaid and trial.foreign and not trial.facts.any_promised
 
 
 def masks_anything(trial: Trial) -> bool:

@@ -11,14 +11,13 @@ from typing import Any, Final
 from torch import nn
 
 from loss_conformance.checks.acts_elsewhere import VARIED, acts_elsewhere
+from loss_conformance.checks.portions import ORDERS_THE_WORK
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["option_effect"]
 
-ORDERS_THE_WORK: Final = re.compile(r"(.*_)?((chunk|mini_?batch|micro_?batch)(_?size)?s?)", re.IGNORECASE)
-"""What a setting is called that says in which portions to compute, and should change nothing."""
 GUARDS: Final = re.compile(r"(.*_)?(eps|epsilon)(_.*)?", re.IGNORECASE)
 SMALL: Final = 1e-3
 """What keeps a division or a logarithm finite acts where it is needed alone."""
@@ -258,7 +257,7 @@ def _answers(trial: Trial, changed: dict[str, Any], each: int, *, lasting: bool 
     except (Malformed, ValueError, TypeError, AssertionError):
         return []
     except LossRaised as raised:
-        if raised.wants(case):
+        if raised.wants(case, trial.facts.contract.fields):
             return None
         if lasting:  # what it remembers is of another size
             return _answers(trial, changed, each)

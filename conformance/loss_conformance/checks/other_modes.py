@@ -13,6 +13,7 @@ from loss_conformance.checks.other_settings import rebuilt_with_each
 from loss_conformance.checks.registry import Check, Cost, Severity, check, every_check
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.subject.protocol import CannotFeed
+from loss_conformance.subject.source_code import compared_words
 from loss_conformance.subject.subject import TargetError
 from loss_conformance.trial import Broken, NotExercised, Trial
 
@@ -22,13 +23,13 @@ SCALES: Final = re.compile(r".*(reduc|agg|norm|mean|average|divi|scale|level).*"
 """What a setting is called, or a choice of it, that says what to divide by."""
 LAYS_OUT: Final = re.compile(r".*(layout|interleav|batch_first).*", re.IGNORECASE)
 """What a setting is called that says which rows belong together: batches here are laid out for the one in force."""
-OF_ANY_MODE: Final = ("finite_value", "finite_gradient", "mask_value", "batch_permutation")
+OF_ANY_MODE: Final = ("finite_value", "finite_gradient", "mask_value", "batch_permutation", "common_divisor")
 OF_A_MEAN: Final = ("duplicate_rows", "microbatch")
 
 
 @check(
     group="options",
-    statement="With every declared choice of a setting L is finite, ignores what is masked and the order of rows, and is divided "
+    statement="With every choice of a setting L is finite, ignores what is masked and the order of rows, and is divided "
     "as the contract says.",
     over=("typical", "never_chosen"),
     severity=Severity.ADVICE,
@@ -102,19 +103,19 @@ def _in_mode(trial: Trial, name: str, value: Any, loss: Any) -> Trial:
 
 
 def _unless_it_has_modes(trial: Trial) -> str | None:
-    return unless_rebuilt(trial) or (None if _choices(trial) else "no choice between words is declared")
+    return unless_rebuilt(trial) or (None if _choices(trial) else "it has no choice between words")
 
 
 def _choices(trial: Trial) -> list[tuple[str, list[Any]]]:
-    """Return the declared options that are words or yes or no, with the values that are not in force."""
-    settings = trial.bench.subject.settings
-    return [
-        (name, [value for value in option.values if value != settings[name]])
-        for name, option in trial.facts.contract.options.items()
-        if name in settings
-        and not (option.inert or LAYS_OUT.fullmatch(name))
-        and all(isinstance(value, str | bool) for value in option.values)
-    ]
+    """Return the declared options that are words or yes or no, and words the code compares with, but those in force."""
+    declared, found = trial.facts.contract.options, []
+    for name, value in trial.bench.subject.settings.items():
+        words = compared_words(trial.bench.subject.loss, name) if isinstance(value, str) else []
+        values = [*declared[name].values] if name in declared else words
+        inert = LAYS_OUT.fullmatch(name) or (name in declared and declared[name].inert)
+        if values and not inert and all(isinstance(each, str | bool) for each in values):
+            found.append((name, [each for each in values if each != value]))
+    return found
 
 
 def _modes(trial: Trial) -> Iterator[tuple[str, Any, Any]]:

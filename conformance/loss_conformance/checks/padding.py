@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
-
 import torch
 from torch import Tensor
 
@@ -19,9 +16,7 @@ from loss_conformance.evaluation import Evaluation
 from loss_conformance.subject.signatures import parameters_of
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["absent_rows", "empty_answers", "padding"]
-
-EMPTY_ROWS: Final = (1, 2)
+__all__ = ["absent_rows", "padding"]
 
 
 @check(
@@ -70,71 +65,6 @@ def absent_rows(trial: Trial) -> None:
     if _masks_parts_alone(trial.case):
         raise NotExercised("its mask is of other parts of a row than those that are trained")
     _require_unchanged(trial, append_masked_rows(trial.case), "one row of weight 0 appended")
-
-
-@check(
-    group="masking",
-    statement="A row none of whose tokens is trained on counts as nothing, or as a row of the batch; not as a token.",
-    over=("typical", "full"),
-    why="Answers that are masked out whole make the step of all others smaller, by as much as they are many.",
-    cause="mask.sum(-1).clamp(min=1).sum(): the floor against a division by 0 is taken row by row, then added up.",
-    fix="mask.sum().clamp(min=1): sum first, then the floor.",
-    seen_in="radixark/miles#2796",
-    applies=lambda trial: unless("stochastic", "coupled")(trial) or _unless_tokens_are_masked(trial),
-    requires=("scalar_output", "mask_value"),
-)
-def empty_answers(trial: Trial) -> None:
-    trial.compare_in_float32()
-    base, case = trial.finite_base, trial.case
-    rows, tokens = len(case.rows), int(case.weight.sum())
-    if case.schema.group > 1 or any(slot.role == "pairs" for slot in case.slots()) or bool((case.rows != 1).any()):
-        raise NotExercised("its rows belong together, or some of them have another weight")
-    if tokens == rows:
-        raise NotExercised("there are as many tokens as rows")
-    bound = trial.value_tolerance(base).bound
-    shrinks = []
-    for count in EMPTY_ROWS:
-        got = trial.evaluate(_with_empty_rows(case, count))
-        as_token, as_row = (base.value * n / (n + count) for n in (tokens, rows))
-        if not bool((got.value - as_token).abs() <= bound) or any(
-            bool((got.value - other).abs() <= 4 * bound) for other in (base.value, as_row)
-        ):
-            return
-        shrinks.append(got)
-    raise Broken(
-        shrinks[0].value,
-        base.value,
-        changed=f"one row appended with nothing to train on, beside {tokens} trained tokens",
-        cause="L is divided by one token more: the floor against a division by 0 is taken row by row.",
-        guessed=trial.foreign,
-    )
-
-
-def _unless_tokens_are_masked(trial: Trial) -> str | None:
-    says = any(
-        slot.token_axis is not None and slot.row_axis == 0 and (slot.role == "mask" or slot.ignore is not None)
-        for slot in trial.case.slots()
-    )
-    return None if says else "it reads no mask of tokens"
-
-
-def _with_empty_rows(case: Case, count: int) -> Case:
-    """Return the case with rows appended of which no token is trained on."""
-    for _ in range(count):
-        size = len(case.rows)
-        case = append_masked_rows(case)
-        changed: dict[str, Tensor] = {}
-        for slot in case.slots():
-            if slot.role == "mask" and slot.row_axis == 0:
-                mask = case.tensor(slot).clone()
-                mask[size:] = 0 if slot.token_axis is not None else 1
-                changed[slot.key] = mask
-        case = replace(
-            case.with_tensors(changed),
-            trained=torch.cat((case.trained[:size], torch.zeros_like(case.trained[size:]))),
-            rows=torch.ones_like(case.rows),
-        )
-    return case
 
 
 def _masks_rows(trial: Trial) -> bool:

@@ -23,6 +23,7 @@ _ALSO_CALLED: Final[dict[str, tuple[str, ...]]] = {
     "ppo": ("ppo_clip", "ppo_dual_clip"),
 }
 _WEAK: Final = {
+    "nll",
     "crossentropy",
     "ce",
     "sft",
@@ -37,7 +38,7 @@ _WEAK: Final = {
     "k2",
     "k3",
 }
-"""Names that are part of many others: they count where nothing else is said."""
+"""Names that are part of many others: they count where nothing else is said, and never in a docstring."""
 
 _SAYS_NOTHING: Final = {
     "my",
@@ -72,16 +73,21 @@ _AMBIGUOUS: Final = {
 def namesakes(subject: Subject) -> tuple[str, ...]:
     """Return the registered names that a loss bears in its own: ``WeightedIPOLoss`` bears ``ipo``; none for references.
 
-    The longest run of words that is a name decides, so ``cdpo`` is not ``dpo``, and ``DrGRPO`` not ``grpo``.
+    The longest run of words that is a name decides, so ``cdpo`` is not ``dpo``, and ``DrGRPO`` not ``grpo``. Where the
+    name says nothing, the first clause of the docstring may.
     """
     import loss_reference  # noqa: F401 - its import registers every loss
 
     if is_reference(subject.loss):
         return ()
-    words = _words(_own_name(subject))
+    table = _table()
+    strong = {name: found for name, found in table.items() if name not in _WEAK}
+    return _borne_by(_words(_own_name(subject)), table) or _borne_by(_summary(subject), strong)
+
+
+def _borne_by(words: list[str], table: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     if _OF_PARTS & set(words):
         return ()
-    table = _table()
     for size in range(len(words), 0, -1):
         for start in range(len(words) - size + 1):
             run = "".join(words[start : start + size])
@@ -117,8 +123,18 @@ def is_reference(loss: Any) -> bool:
 
 
 def _own_name(subject: Subject) -> str:
-    called = getattr(subject.loss, "__name__", None)
-    return called if isinstance(called, str) else type(subject.loss).__name__
+    return str(_named(subject).__name__)
+
+
+def _named(subject: Subject) -> Any:
+    """Return what bears the loss's name and docstring: the function, or the class of an object."""
+    return subject.loss if isinstance(getattr(subject.loss, "__name__", None), str) else type(subject.loss)
+
+
+def _summary(subject: Subject) -> list[str]:
+    """Return the words of the first clause of the loss's own docstring."""
+    clause = re.split(r"[.;:\n]", _named(subject).__doc__ or "", maxsplit=1)[0]
+    return [word for part in re.findall(r"\w+", clause) for word in _words(part)]
 
 
 def _words(name: str) -> list[str]:

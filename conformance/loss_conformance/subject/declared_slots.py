@@ -41,9 +41,14 @@ def declared_slots(fields: Mapping[str, Field], ignore: int | None) -> dict[str,
     axes = _class_axes(fields)
     counts = {name: int(axis) for name, axis in axes.items() if axis.isdigit()}
     slots = {name: declared_slot(name, field, counts.get(name)) for name, field in fields.items()}
-    of_tokens = {name for name in axes if slots[name].role == "labels" and slots[name].shape == ("B", "S")}
+    of_tokens = {name for name in axes if slots[name].shape == ("B", "S") and _may_be_ignored(slots[name])}
     label = -100 if ignore is None else ignore
     return slots | {name: replace(slots[name], ignore=label) for name in of_tokens}
+
+
+def _may_be_ignored(slot: Slot) -> bool:
+    """Return whether these ids say by a label of their own which tokens are left out: ids that are called labels are."""
+    return slot.role == "labels" or (slot.role == "token_ids" and meaning_of(slot.name) == "target")
 
 
 def declared_slot(name: str, declared: Field, classes: int | None = None) -> Slot:
@@ -77,9 +82,9 @@ def declared_slot(name: str, declared: Field, classes: int | None = None) -> Slo
 
 
 def with_token_axis(fields: Mapping[str, Field]) -> dict[str, Field]:
-    """Return the fields with S as the axis that a mask [B, X] runs along, whatever its letter: masked tokens by another name."""
+    """Return the fields with S as the last axis of a mask [B, X] or [B, H, X]: masked tokens, or pixels, by another name."""
     letters = {letter for field in fields.values() for letter in field.shape.split()}
-    masked = {field.shape.split()[1] for field in fields.values() if field.role == "mask" and _of_rows_and_more(field)}
+    masked = {field.shape.split()[-1] for field in fields.values() if field.role == "mask" and _of_rows_and_more(field)}
     if len(masked) != 1 or letters & {"S", "S-1"}:
         return dict(fields)
     (own,) = masked
@@ -129,7 +134,7 @@ def _class_axes(fields: Mapping[str, Field]) -> dict[str, str]:
 
 def _of_rows_and_more(field: Field) -> bool:
     axes = field.shape.split()
-    return len(axes) == 2 and axes[0] == "B" and axes[1].isalpha() and axes[1] not in ("V", "N")
+    return len(axes) > 1 and axes[0] == "B" and axes[-1].isalpha() and axes[-1] not in ("V", "N")
 
 
 def agrees_with(slots: Iterable[Slot], declared: Mapping[str, Field]) -> bool:

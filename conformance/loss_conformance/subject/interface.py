@@ -12,6 +12,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import BATCH, MODEL_OUTPUTS, Schema, Slot, vocabulary_slot
 from loss_conformance.guard import out_of_memory
+from loss_conformance.subject.declared_slots import with_class_axis
 from loss_conformance.subject.probe import probe, spare
 from loss_conformance.subject.protocol import CallingProtocol, CannotFeed
 from loss_conformance.subject.shifting import shifted
@@ -103,11 +104,11 @@ class MappingsProtocol(InterfaceProtocol):
 
 def vocabulary_slots(contract: Contract) -> tuple[Slot, ...]:
     """Return a slot for every field of the vocabulary and every field the contract declares."""
-    slots = []
+    slots, fields = [], with_class_axis(contract.fields)
     for place, table in ((BATCH, BATCH_FIELDS), (MODEL_OUTPUTS, MODEL_OUTPUT_FIELDS)):
-        slots += [vocabulary_slot(place, name, declared=contract.fields.get(name)) for name in table]
+        slots += [vocabulary_slot(place, name, declared=fields.get(name)) for name in table]
     known = {slot.name for slot in slots if slot is not None}
-    for name, declared in contract.fields.items():
+    for name, declared in fields.items():
         if name not in known:
             # Whether it is trained may be left to where it is read.
             places = {True: (MODEL_OUTPUTS,), False: (BATCH,), None: (BATCH, MODEL_OUTPUTS)}[declared.trainable]

@@ -54,6 +54,31 @@ def test_a_part_of_a_word_or_of_a_composition_is_no_name(name: str) -> None:
     assert named(name) == ()
 
 
+@pytest.mark.parametrize(
+    ("docstring", "bears"),
+    [
+        ("DPO on the logits of both completions; prompt tokens do not count.", "dpo"),
+        ("Sequence-level (GSPO) actor loss.", "gspo"),
+        ("Mean over tokens. Unlike DPO it needs no reference.", None),
+        ("Cross-entropy of the next token.", None),
+        ("DPO with a margin.", None),
+        (None, None),
+    ],
+)
+def test_the_first_clause_of_the_docstring_names_what_the_name_does_not(
+    docstring: str | None, bears: str | None
+) -> None:
+    def my_loss(input, target):  # type: ignore[no-untyped-def]
+        return ((input - target) ** 2).mean()
+
+    def ipo_loss(input, target):  # type: ignore[no-untyped-def]
+        return ((input - target) ** 2).mean()
+
+    my_loss.__doc__ = ipo_loss.__doc__ = docstring
+    assert namesakes(load_subject(my_loss))[:1] == ((bears,) if bears else ())
+    assert namesakes(load_subject(ipo_loss)) == ("ipo",)
+
+
 def test_references_and_what_subclasses_them_bear_none() -> None:
     class DPOOfMine(DPOLoss):
         pass
