@@ -29,7 +29,7 @@ SWITCHED_ON: Final = (0.5, 0.1)
 
 @check(
     group="options",
-    statement="With other settings, too, one masked token appended to every row changes neither L nor the gradient.",
+    statement="With other settings, too, one masked token appended to every row leaves L unchanged.",
     over=("typical", "full"),
     severity=Severity.ADVICE,
     why="The term that is switched on later is the one whose mask nobody has tried.",

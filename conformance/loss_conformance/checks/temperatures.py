@@ -20,8 +20,12 @@ HOTTER: Final = 2.0
 POWERS: Final = (0, 1, 2)
 """Powers of the temperature a loss may be multiplied by, so that its gradient keeps its size."""
 COEFFICIENT: Final = re.compile(r"(.*_)?(coef|coeff|coefficient|weight|alpha|beta)(_.*)?", re.IGNORECASE)
+"""What a setting is called that weighs a further term, an entropy bonus or a penalty."""
 SWITCHED_ON: Final = 0.5
 MELTING: Final = 2.0**20
+"""How many times hotter the embeddings dissolve: what is divided keeps a millionth of its pull."""
+NOTABLE: Final = 2.0**-7
+"""A loss below it, where even odds cost log 2, says that nothing is left to tell apart."""
 
 
 @check(
@@ -81,11 +85,12 @@ def heat_dissolves(trial: Trial) -> None:
         raise NotExercised("it is given no embeddings of a model")
     got = evaluated_with(trial, trial.case, {name: MELTING * heat})
     usual = _pull(trial.finite_base)
-    if got is None or not usual > 0 or not float(got.value.abs()) > 0:
+    # Where a row has no strangers, or has long been told apart from them, there is nothing that could dissolve.
+    if got is None or not usual > 0 or not min(float(x.value.abs()) for x in (got, trial.finite_base)) > NOTABLE:
         raise NotExercised("its embeddings do not move, or it does not take so high a temperature")
     # Beside the value, since both may be multiplied by a power of the temperature.
     left = _pull(got) / usual
-    if left > MELTING**-0.5:
+    if min(left, _pull(got)) > MELTING**-0.5:  # a pull that was as small before has not been left over
         raise Broken(
             f"{number(left)} of the pull on the embeddings, beside the value, is left",
             "none",
@@ -95,7 +100,7 @@ def heat_dissolves(trial: Trial) -> None:
 
 def _pull(evaluation: Evaluation) -> float:
     """Return the largest entry of any gradient, in units of the value."""
-    largest = max(float(gradient.abs().amax()) for gradient in evaluation.gradients.values())
+    largest = max((float(gradient.abs().amax()) for gradient in evaluation.gradients.values()), default=0.0)
     return largest / float(evaluation.value.abs()) if bool(evaluation.value) else 0.0
 
 
