@@ -44,7 +44,7 @@ def mask_value(trial: Trial) -> None:
         try:
             trial.require_same(got, base, _change(slot, trial.case.tensor(slot), changed.tensor(slot)), cause=cause)
         except Broken as broken:
-            broken.guessed = broken.guessed or looks_back(trial, slot, base) or _has_a_teacher_alone(trial)
+            broken.guessed = broken.guessed or looks_back(trial, slot, base) or _teacher_may_speak_of_another(trial)
             raise
 
 
@@ -149,7 +149,7 @@ def _rows_left_out_afterwards(trial: Trial, slot: Slot, fill: float, got: Evalua
     return not any(trial.moves(trial.evaluate(padding), base))
 
 
-def _has_a_teacher_alone(trial: Trial) -> bool:
+def _teacher_may_speak_of_another(trial: Trial) -> bool:
     """Return whether nothing says which tokens the scores of a teacher speak of.
 
     An ignored label need not silence a teacher of every token, and a draft may learn what its teacher says one token later.
