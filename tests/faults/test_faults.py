@@ -25,8 +25,17 @@ def test_wrong_form_without_any_contract(fault: Fault):
     assert sight(fault, declared=False) == fault.bare, fault.what
 
 
-@pytest.mark.parametrize("declared", [True, False], ids=["declared", "bare"])
-@pytest.mark.parametrize("fault", _each())
+def _each_right_form():
+    """Every right form once with each of its contracts, and once without: several mistakes share one."""
+    forms = {
+        (fault.right, fault.profile, repr(fault.contract) if declared else ""): (fault, declared)
+        for declared in (True, False)
+        for fault in FAULTS.values()
+    }
+    return [pytest.param(*form, id=f"{form[0].id}-{'declared' if form[1] else 'bare'}") for form in forms.values()]
+
+
+@pytest.mark.parametrize(("fault", "declared"), _each_right_form())
 def test_right_form_is_not_blamed(fault: Fault, declared: bool):
     assert alarms(judge(fault.id, RIGHT, declared)) == []
 

@@ -40,7 +40,7 @@ def focal(logits, labels, gamma=2.0):
     return -((1 - p.exp()) ** gamma * p).mean()
 """
 
-TARGETS = ("theirs.Unmasked", "theirs.Noisy", "theirs.Learned", "theirs.focal", "loss_reference.DPOLoss")
+TARGETS = ("theirs.Unmasked", "theirs.Noisy", "theirs.Learned", "theirs.focal")
 
 
 @pytest.fixture
