@@ -9,11 +9,10 @@ from typing import Any, Final
 from loss_conformance.cases.transform import append_masked_token
 from loss_conformance.checks.conditions import unless, unless_rebuilt
 from loss_conformance.checks.masking import masks_anything
-from loss_conformance.checks.other_settings import evaluated_with
+from loss_conformance.checks.other_settings import evaluated_with, named_values
 from loss_conformance.checks.portions import ORDERS_THE_WORK
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.evaluation import Evaluation
-from loss_conformance.subject.source_code import compared_words
 from loss_conformance.trial import NotExercised, Trial
 
 __all__ = ["padding_with_other_settings"]
@@ -78,10 +77,8 @@ def _values(trial: Trial) -> Iterator[tuple[str, Any]]:
     for name, value in trial.bench.subject.settings.items():
         if SAYS_WHAT_COUNTS.fullmatch(name) or ORDERS_THE_WORK.fullmatch(name):
             continue
-        if name in declared:
-            yield from () if declared[name].inert else ((name, other) for other in declared[name].values)
-        elif isinstance(value, str):
-            yield from ((name, word) for word in compared_words(trial.bench.subject.loss, name))
+        if name in declared or isinstance(value, str):
+            yield from ((name, other) for other in named_values(trial, name))
         elif isinstance(value, bool):
             yield name, not value
         elif isinstance(value, float) and value in (0.0, 1.0):

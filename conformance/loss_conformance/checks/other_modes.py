@@ -9,11 +9,10 @@ from typing import Any, Final
 
 from loss_conformance.bench import Bench
 from loss_conformance.checks.conditions import unless, unless_rebuilt
-from loss_conformance.checks.other_settings import rebuilt_with_each
+from loss_conformance.checks.other_settings import named_values, rebuilt_with_each
 from loss_conformance.checks.registry import Check, Cost, Severity, check, every_check
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.subject.protocol import CannotFeed
-from loss_conformance.subject.source_code import compared_words
 from loss_conformance.subject.subject import TargetError
 from loss_conformance.trial import Broken, NotExercised, Trial
 
@@ -108,12 +107,10 @@ def _unless_it_has_modes(trial: Trial) -> str | None:
 
 def _choices(trial: Trial) -> list[tuple[str, list[Any]]]:
     """Return the declared options that are words or yes or no, and words the code compares with, but those in force."""
-    declared, found = trial.facts.contract.options, []
+    found = []
     for name, value in trial.bench.subject.settings.items():
-        words = compared_words(trial.bench.subject.loss, name) if isinstance(value, str) else []
-        values = [*declared[name].values] if name in declared else words
-        inert = LAYS_OUT.fullmatch(name) or (name in declared and declared[name].inert)
-        if values and not inert and all(isinstance(each, str | bool) for each in values):
+        values = named_values(trial, name)
+        if values and not LAYS_OUT.fullmatch(name) and all(isinstance(each, str | bool) for each in values):
             found.append((name, [each for each in values if each != value]))
     return found
 

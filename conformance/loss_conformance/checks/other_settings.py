@@ -9,9 +9,10 @@ import torch
 
 from loss_conformance.cases.case import Case
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
+from loss_conformance.subject.source_code import compared_words
 from loss_conformance.trial import NotExercised, Trial
 
-__all__ = ["evaluated", "evaluated_with", "rebuilt", "rebuilt_with_each"]
+__all__ = ["evaluated", "evaluated_with", "named_values", "rebuilt", "rebuilt_with_each"]
 
 
 def rebuilt(trial: Trial, changed: Mapping[str, Any]) -> Any:
@@ -36,6 +37,14 @@ def rebuilt_with_each(trial: Trial, name: str, values: Iterable[Any]) -> Iterato
         except NotExercised:
             continue
         yield value, loss
+
+
+def named_values(trial: Trial, name: str) -> list[Any]:
+    """Return the values of a setting that its contract lists, or else the words its code compares it with."""
+    option, subject = trial.facts.contract.options.get(name), trial.bench.subject
+    if option is not None:
+        return [] if option.inert else [*option.values]
+    return [*compared_words(subject.loss, name)] if isinstance(subject.settings.get(name), str) else []
 
 
 def evaluated_with(trial: Trial, case: Case, changed: Mapping[str, Any]) -> Evaluation | None:

@@ -18,7 +18,7 @@ from loss_conformance.evaluation import parameters_of
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["perfect", "perfect_costs_nothing", "prediction"]
+__all__ = ["perfect", "perfect_costs_nothing", "prediction", "settles_above_nothing"]
 
 STRENGTHS: Final = (20.0, 40.0)
 """Scores of the right answer above those of the wrong ones: e^-20 = 2e-9 is left to lose, then 4e-18."""
@@ -49,7 +49,7 @@ def perfect_costs_nothing(trial: Trial) -> None:
     weak, strong = (trial.evaluate(case).value for case in perfect(trial.case, model, goal))
     if not bool(torch.isfinite(weak)) or not bool(torch.isfinite(strong)):
         raise NotExercised("it is not finite there, which other checks say")
-    if not bool((strong - weak).abs() <= SETTLED * weak.abs()) or not bool(strong > NOTABLE * usual):
+    if not settles_above_nothing(weak, strong, usual):
         return
     if _follows_directions(trial, model):
         raise NotExercised("it looks at directions, not at how large the scores are")
@@ -59,6 +59,11 @@ def perfect_costs_nothing(trial: Trial) -> None:
         changed=f"{model.key} right about every {goal.key}, as sure as ±{STRENGTHS[0]:g}, then ±{STRENGTHS[1]:g}",
         declare="Contract(lower_bound=...)",
     )
+
+
+def settles_above_nothing(weak: Tensor, strong: Tensor, usual: Tensor) -> bool:
+    """Return whether L is the same number at twice the certainty, and no small one beside an ordinary L."""
+    return bool((strong - weak).abs() <= SETTLED * weak.abs()) and bool(strong > NOTABLE * usual)
 
 
 def _unless_bounded(trial: Trial) -> str | None:

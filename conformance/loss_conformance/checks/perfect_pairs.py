@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.conditions import unless
-from loss_conformance.checks.perfect import NOTABLE, SETTLED
+from loss_conformance.checks.perfect import settles_above_nothing
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.evaluation import parameters_of
 from loss_conformance.report.numbers import number
@@ -41,9 +41,7 @@ def perfect_pairs_cost_nothing(trial: Trial) -> None:
     corners = _corners(*trial.case.tensor(sides[0]).shape).to(trial.case.tensor(sides[0]))
     usual = trial.finite_base.value
     weak, strong = (_at(trial, sides, length * corners) for length in LENGTHS)
-    if not bool(torch.isfinite(weak)) or not bool((strong - weak).abs() <= SETTLED * weak.abs()):
-        return
-    if not bool(strong > NOTABLE * usual.abs()):
+    if not bool(torch.isfinite(weak)) or not settles_above_nothing(weak, strong, usual.abs()):
         return
     longer = {slot.key: 2 * trial.case.tensor(slot) for slot in sides}
     twice = trial.evaluate(trial.case.with_tensors(longer))
