@@ -67,7 +67,8 @@ class Field:
             is trainable, ``batch`` is constant), and the role for modules and functions.
         speaks_of: which token entry t along S is about: ``"itself"``, ``"next"`` (t + 1) or ``"later"`` (any after t, as
             of several prediction heads). ``None`` follows the vocabulary; outside it the logits of a module or function
-            are aligned as it is seen to align them, and everything else speaks of ``"itself"``.
+            are aligned as it is seen to align them, a [B, S] field of ``compute_loss`` as the loss slices it, and
+            everything else speaks of ``"itself"``.
 
     Raises:
         ContractError: an unknown role, or a shape that is not letters and digits.

@@ -94,10 +94,13 @@ def rows_of_equal_tokens(case: Case) -> Case | None:
     rows, tokens = case.trained.shape
     position = torch.arange(tokens)
     shorter = (position > 0) & (position <= 1 + torch.arange(rows)[:, None] % (tokens - 1))
-    changed = {mask.key: shorter.to(case.tensor(mask))}
+    changed = {}
     for slot in case.slots():
-        if slot.kind == "batch.input_lengths":
-            changed[slot.key] = torch.full_like(case.tensor(slot), tokens)  # or it would cut off what is trained now
+        # Another mask, or a length, would cut off what is trained now.
+        if slot.role == "mask" and slot.token_axis == 1:
+            changed[slot.key] = _of_slot(shorter, slot, case.tensor(slot))
+        if slot.role == "lengths" and slot.shape == ("B",):
+            changed[slot.key] = torch.full_like(case.tensor(slot), tokens)
         structure = slot.role in ("mask", "count", "lengths") and slot.kind != DOCUMENTS
         if structure or slot.row_axis is None:
             continue
@@ -109,6 +112,14 @@ def rows_of_equal_tokens(case: Case) -> Case | None:
         one = tensor[row] if axis is None else tensor[row, min(max(token - slot.shift, 0), tensor.shape[1] - 1)]
         changed[slot.key] = one.expand(tensor.shape).clone()
     return replace(case.with_tensors(changed), trained=shorter)
+
+
+def _of_slot(grid: Tensor, slot: Slot, before: Tensor) -> Tensor:
+    """Return a [B, S] mask in the alignment and the shape of ``slot``."""
+    speaks_of = torch.arange(before.shape[1]) + slot.shift
+    inside = (speaks_of >= 0) & (speaks_of < grid.shape[1])
+    moved = grid.index_select(1, speaks_of.clamp(0, grid.shape[1] - 1)) & inside
+    return moved.reshape(*moved.shape, *[1] * (before.dim() - 2)).expand(before.shape).to(before)
 
 
 def _logits_of_tokens(case: Case) -> Slot | None:

@@ -44,6 +44,8 @@ def counts_left_out(trial: Trial) -> None:
         bare = bare.without(slot.key)
     if float(bare.weight.sum()) < 2.0:
         raise NotExercised("fewer than two terms, where a divisor may be clamped")
+    if not bool(bare.trained.any(1)[bare.rows != 0].all()):
+        raise NotExercised("an answer without tokens is a row of the batch to some, and none to others")
     promised = trial.facts.origin.get("normalizer") == "declared"
     weighted = any(slot.kind not in VOCABULARY for slot in trial.case.slots())
     trial.require_same(

@@ -31,8 +31,7 @@ def first_token_is_no_term(trial: Trial) -> None:
     base = trial.finite_base
     marked = trial.case.with_tensors({slot.key: _marked(slot, trial.case.tensor(slot)) for slot in _flags(trial.case)})
     got = trial.evaluate(marked)
-    # One at a time: a difference of two does not see both moved alike.
-    if any(not torch.equal(got.value, trial.evaluate(case).value) for case in _with_other_first_tokens(marked)):
+    if _reads_first_tokens(trial, marked):
         raise NotExercised("it reads something of the first token, so that this is a term like any other")
     try:
         trial.require_same(got, base, f"{_names(trial.case)} of the first token of every row set")
@@ -41,6 +40,18 @@ def first_token_is_no_term(trial: Trial) -> None:
         broken.guessed = broken.guessed or (trial.foreign and not trial.facts.promised("level"))
         broken.declare = "Contract(level=...)" if broken.guessed else ""
         raise
+
+
+def _reads_first_tokens(trial: Trial, case: Case) -> bool:
+    """Return whether the first token of a row has a gradient (one of two equal least entries), or moves L.
+
+    One input at a time: a difference of two does not see both moved alike.
+    """
+    got = trial.evaluate(case)
+    slopes = [got.gradients[slot.key] for slot in case.slots() if _of_first_token(slot) and slot.key in got.gradients]
+    if any(bool((slope[:, 0] != 0).any()) for slope in slopes):
+        return True
+    return any(not torch.equal(got.value, trial.evaluate(each).value) for each in _with_other_first_tokens(case))
 
 
 def _flags(case: Case) -> list[Slot]:

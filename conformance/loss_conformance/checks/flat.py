@@ -46,12 +46,15 @@ def flat_between_bounds(trial: Trial) -> None:
 
 
 def _parts(trial: Trial) -> list[tuple[str, Case]]:
-    """Return the trained rows one by one, where rows can be dealt out, else the whole batch."""
+    """Return the trained rows one by one, where rows can be dealt out, else the whole batch.
+
+    A pair only where both its answers are: beside an empty answer some losses of pairs are level.
+    """
     case, size = trial.case, group_size(trial.case)
     if no_rows(trial) is not None:
         return [("this batch", case)]
-    weights = case.weight.reshape(len(case.rows) // size, -1).sum(1)
-    starts = [group * size for group, weight in enumerate(weights) if weight > 0]
+    whole = (case.weight.sum(1) > 0).reshape(-1, size).all(1)
+    starts = [group * size for group in whole.nonzero().flatten().tolist()]
     return [(f"row {start} alone", take_rows(case, torch.arange(start, start + size))) for start in starts]
 
 

@@ -12,6 +12,7 @@ from loss_conformance.cases.case import Case
 from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import BATCH, MODEL_OUTPUTS, Schema, Slot, vocabulary_slot
 from loss_conformance.guard import out_of_memory
+from loss_conformance.subject.alignment import aligned_as_read
 from loss_conformance.subject.declared_slots import with_class_axis
 from loss_conformance.subject.probe import probe, spare
 from loss_conformance.subject.protocol import CallingProtocol, CannotFeed
@@ -50,7 +51,15 @@ class InterfaceProtocol(CallingProtocol):
                     continue
                 if {s.key for s in other} - {s.key for s in first}:
                     found.append(other)
-        return tuple(self._aligned(loss, Schema(slots)) for slots in found)
+        return tuple(self._aligned(loss, self._own_aligned(loss, Schema(slots), contract)) for slots in found)
+
+    def _own_aligned(self, loss: Any, schema: Schema, contract: Contract) -> Schema:
+        """Return the schema with fields of the loss's own, of which it is not said what they speak of, aligned as read."""
+        vocabulary = {*BATCH_FIELDS, *MODEL_OUTPUT_FIELDS}
+        own = {name for name, field in contract.fields.items() if field.speaks_of is None and name not in vocabulary}
+        if not any(slot.name in own for slot in schema.slots):
+            return schema
+        return aligned_as_read(self.call, spare(loss), schema, lambda slot: slot.name in own)
 
     def _aligned(self, loss: Any, schema: Schema) -> Schema:
         """Return the schema with heads that speak of a later token aligned as the loss aligns them."""

@@ -49,7 +49,7 @@ class NeMoRLProtocol(CallingProtocol):
                 errors.append((_described(arguments), error))
                 continue
             if probe(self.call, copy, schema).fit is Fit.GOOD:
-                return (aligned_as_read(self.call, copy, schema),)
+                return (aligned_as_read(self.call, copy, schema, lambda slot: slot.place == BATCH),)
             broken = broken or schema
         if broken is not None:
             return (broken,)
