@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema
 from loss_conformance.evaluation import LossRaised
-from loss_conformance.subject.candidates import candidates, is_size, size_of
+from loss_conformance.subject.candidates import candidates, ignored_label, is_size, size_of
 from loss_conformance.subject.declared_slots import (
     with_class_axis,
     with_row_axis,
@@ -48,7 +48,8 @@ class ByNameProtocol(CallingProtocol):
         self._holders = Holders()
 
     def routes(self, loss: Any, contract: Contract) -> tuple[Schema, ...]:
-        contract = replace(contract, fields=with_class_axis(with_row_axis(with_token_axis(contract.fields))))
+        fields = with_token_axis(contract.fields, ignored_label(loss) is not None)
+        contract = replace(contract, fields=with_class_axis(with_row_axis(fields)))
         # Rows in groups where it takes no others.
         groups = (contract.group_size,) if contract.group_size else (1, *named_groups(loss))
         refused: CannotFeed | None = None

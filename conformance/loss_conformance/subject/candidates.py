@@ -31,7 +31,7 @@ from loss_conformance.subject.unfed import list_of_tensors, no_parameters, unkno
 from loss_conformance.subject.written_names import bare
 from loss_reference.contract import Contract, Field
 
-__all__ = ["candidates", "is_size", "size_of"]
+__all__ = ["candidates", "ignored_label", "is_size", "size_of"]
 
 
 def candidates(loss: Any, parameters: list[Parameter], contract: Contract) -> Iterator[tuple[str, Schema]]:
@@ -46,7 +46,7 @@ def candidates(loss: Any, parameters: list[Parameter], contract: Contract) -> It
 
 def _of_any_size(loss: Any, parameters: list[Parameter], contract: Contract) -> Iterator[tuple[str, Schema]]:
     names = required_parameters(loss)
-    declared = declared_slots(contract.fields, _ignored_label(loss))
+    declared = declared_slots(contract.fields, ignored_label(loss))
     known = slots_of_torch_loss(loss)
     if known is not None and (_is_of_torch(loss) or [slot.name for slot in known] == names):
         renamed = [replace(slot, name=name) for slot, name in zip(known, names, strict=True)]
@@ -96,7 +96,7 @@ def _readings(loss: Any, offered: list[Parameter], declared: Mapping[str, Slot])
         if offered:
             yield "the declared fields", Schema(tuple(declared[p.name] for p in offered))
         return
-    for reading, slots in readings(known, _ignored_label(loss)):
+    for reading, slots in readings(known, ignored_label(loss)):
         optional = {p.name for p in offered if p.default is not Parameter.empty}
         chosen = [declared.get(p.name) or slots[p.name] for p in offered]
         yield reading.name, Schema(tuple(replace(slot, optional=slot.name in optional) for slot in chosen))
@@ -107,7 +107,7 @@ def _as_declared(loss: Any, offered: list[Parameter], declared: Mapping[str, Fie
     known = {name: meaning for name, meaning in meanings_of(p.name for p in offered).items() if meaning is not None}
     if not declared.keys() & known.keys() or len(known) < len(offered):
         return
-    for reading, slots in readings(known, _ignored_label(loss)):
+    for reading, slots in readings(known, ignored_label(loss)):
         chosen = [slots[p.name] for p in offered]
         if agrees_with(chosen, declared):
             optional = {p.name for p in offered if p.default is not Parameter.empty}
@@ -145,7 +145,7 @@ def _tensor_parameters(loss: Any, parameters: list[Parameter], contract: Contrac
     return found
 
 
-def _ignored_label(loss: Any) -> int | None:
+def ignored_label(loss: Any) -> int | None:
     """Return the label the loss is known to ignore: its attribute, or a setting of that name."""
     own = getattr(loss, "ignore_index", None)
     if isinstance(own, int):

@@ -41,9 +41,13 @@ def declared_slots(fields: Mapping[str, Field], ignore: int | None) -> dict[str,
     axes = _class_axes(fields)
     counts = {name: int(axis) for name, axis in axes.items() if axis.isdigit()}
     slots = {name: declared_slot(name, field, counts.get(name)) for name, field in fields.items()}
-    of_tokens = {name for name in axes if slots[name].shape == ("B", "S") and _may_be_ignored(slots[name])}
+    of_tokens = {name for name in axes if _along_tokens(slots[name]) and _may_be_ignored(slots[name])}
     label = -100 if ignore is None else ignore
     return slots | {name: replace(slots[name], ignore=label) for name in of_tokens}
+
+
+def _along_tokens(slot: Slot) -> bool:
+    return slot.shape[:1] == ("B",) and slot.shape[-1:] == ("S",)
 
 
 def _may_be_ignored(slot: Slot) -> bool:
@@ -81,10 +85,17 @@ def declared_slot(name: str, declared: Field, classes: int | None = None) -> Slo
     return argument(name, declared.role, declared.shape, trainable=trainable, **facts)
 
 
-def with_token_axis(fields: Mapping[str, Field]) -> dict[str, Field]:
-    """Return the fields with S as the last axis of a mask [B, X] or [B, H, X]: masked tokens, or pixels, by another name."""
+def with_token_axis(fields: Mapping[str, Field], ignores: bool) -> dict[str, Field]:
+    """Return the fields with S as the last axis of a mask [B, X] or [B, H, X]: masked tokens, or pixels, by another name.
+
+    Args:
+        fields: what the contract says of each.
+        ignores: the loss knows a label that it ignores, so that labels of pixels [B, H, X] mask as well.
+    """
     letters = {letter for field in fields.values() for letter in field.shape.split()}
-    masked = {field.shape.split()[-1] for field in fields.values() if field.role == "mask" and _of_rows_and_more(field)}
+    masks = [field for field in fields.values() if field.role == "mask"]
+    masks += [field for field in fields.values() if ignores and field.role == "labels" and len(field.shape.split()) > 2]
+    masked = {field.shape.split()[-1] for field in masks if _of_rows_and_more(field)}
     if len(masked) != 1 or letters & {"S", "S-1"}:
         return dict(fields)
     (own,) = masked
@@ -121,14 +132,22 @@ def with_class_axis(fields: Mapping[str, Field]) -> dict[str, Field]:
 
 
 def _class_axes(fields: Mapping[str, Field]) -> dict[str, str]:
-    """Return the axis that each field of ids counts along: the one that scores of the same shape have besides."""
-    scores = [field.shape.split() for field in fields.values() if field.role in _SCORES]
+    """Return the axis that each field of ids counts along: the one that scores (values of actions) have besides."""
     found = {}
     for name, field in fields.items():
-        along = {axes[-1] for axes in scores if axes[:-1] == field.shape.split()}
+        along = _besides(field, fields, _SCORES) or _besides(field, fields, ("values",))
         along = along & {"V"} or along  # beside the scores of a router, for instance
         if field.role in ("labels", "token_ids") and len(along) == 1:
             found[name] = along.pop()
+    return found
+
+
+def _besides(ids: Field, fields: Mapping[str, Field], roles: Container[str]) -> set[str]:
+    """Return the axes that fields of these roles have and ``ids`` has not, last or, as in pictures [B, C, H, W], second."""
+    wanted, found = ids.shape.split(), set()
+    for field in fields.values():
+        axes = field.shape.split() if field.role in roles else []
+        found |= {axes[at] for at in {len(axes) - 1, 1} if 0 < at < len(axes) and axes[:at] + axes[at + 1 :] == wanted}
     return found
 
 
@@ -145,20 +164,27 @@ def agrees_with(slots: Iterable[Slot], declared: Mapping[str, Field]) -> bool:
         if field is None:
             continue
         axes = field.shape.split()
-        if field.role != slot.role or field.speaks_of is not None or slot.limited or len(axes) != len(slot.shape):
+        if field.role != slot.role or field.speaks_of == "later" or len(axes) != len(slot.shape):
+            return False
+        if slot.limited and slot.kind != slot.role:
             return False
         if any(
-            axis.isdigit() or letters.setdefault(axis, own) != own for axis, own in zip(axes, slot.shape, strict=True)
+            axis.isdigit() or letters.setdefault(axis, own) != own or (axis == "S" and own not in ("S", "S-1"))
+            for axis, own in zip(axes, slot.shape, strict=True)
         ):
             return False
     return len(set(letters.values())) == len(letters)
 
 
 def declared_again(slot: Slot, declared: Mapping[str, Field], optional: Container[str]) -> Slot:
-    """Return the slot, receiving gradient where its field says so."""
+    """Return the slot as its field has it: which token it speaks of, whether it receives gradient, any number of its role."""
+    slot = replace(slot, optional=slot.name in optional)
     field = declared.get(slot.name)
-    trainable = slot.trainable if field is None or field.trainable is None else field.trainable
-    return replace(slot, optional=slot.name in optional, trainable=trainable)
+    if field is None:
+        return slot
+    trainable = slot.trainable if field.trainable is None else field.trainable
+    shift = slot.shift if field.speaks_of is None else int(field.speaks_of == "next")
+    return replace(slot, trainable=trainable, shift=shift, low=None, high=None, signs=False)
 
 
 def vocabulary_argument(name: str, optional: bool) -> Slot | None:
