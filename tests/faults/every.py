@@ -47,6 +47,7 @@ from tests.faults import (
     stability,
     terms,
     thresholds,
+    what_is_named,
     whole_inputs,
 )
 from tests.faults.fault import by_id
@@ -68,6 +69,7 @@ MODULES: Final = (
     aggregation,
     terms,
     thresholds,
+    what_is_named,
     bounds,
     downhill,
     corners,

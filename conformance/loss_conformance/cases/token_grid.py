@@ -81,19 +81,21 @@ def on_policy(case: Case) -> Case | None:
     return case.with_tensors(changed)
 
 
-def rows_of_equal_tokens(case: Case) -> Case | None:
+def rows_of_equal_tokens(case: Case, length: int | None = None) -> Case | None:
     """Return the case with the content of one trained token at every place, or ``None`` when an axis has no known meaning.
 
-    Row r is trained on its first 1, 2, 3, ... tokens and on none after, so rows differ in their length and in nothing else.
+    Row r is trained on its first 1, 2, 3, ... tokens and on none after (or each on its first ``length``), so rows differ in
+    their length and in nothing else.
     """
     trained = (case.trained & (case.rows != 0)[:, None]).nonzero()
     mask = case.schema.find("batch.token_mask")
-    if not len(trained) or mask is None or mask.key not in case.tensors or mask.shape != ("B", "S"):
+    if not len(trained) or mask is None or mask.key not in case.tensors or mask.shape not in (("B", "S"), ("B", "S-1")):
         return None
     row, token = (int(i) for i in trained[0])
     rows, tokens = case.trained.shape
     position = torch.arange(tokens)
-    shorter = (position > 0) & (position <= 1 + torch.arange(rows)[:, None] % (tokens - 1))
+    lengths = 1 + torch.arange(rows) % (tokens - 1) if length is None else torch.full((rows,), length)
+    shorter = (position > 0) & (position <= lengths[:, None])
     changed = {}
     for slot in case.slots():
         # Another mask, or a length, would cut off what is trained now.

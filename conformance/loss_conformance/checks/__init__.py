@@ -61,6 +61,7 @@ IN_ORDER: Final = (
     "unread",
     "option_end_points",
     "named_settings",
+    "named_weights",
     "indifference",
     "mixing",
     "entry_weights",
@@ -86,6 +87,7 @@ IN_ORDER: Final = (
     "compilation",
     "vectorization",
     "metrics",
+    "metric_names",
     "clip_metrics",
     "memory",
 )

@@ -6,18 +6,23 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
+from loss_conformance.cases.case import Case
+from loss_conformance.cases.token_grid import LOGPROBS, of_tokens
 from loss_conformance.checks.conditions import unless, unless_rebuilt
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["clip_is_counted"]
+__all__ = ["clip_is_counted", "stopped_is_counted"]
 
 SITUATIONS: Final = ("off_policy", "typical", "on_policy")
 EACH: Final = 4
+FAR: Final = 2.0
+"""A log-ratio beyond every usual clip, and short of where weights vanish."""
 FACTORS: Final = (0.125, 8.0)
 COUNTS: Final = re.compile(r"frac|ratio|rate|share|percent|count", re.IGNORECASE)
 """What such a metric is called beside ``clip``."""
@@ -56,6 +61,58 @@ def clip_is_counted(trial: Trial) -> None:
         f"the metric {name!r} is {number(value)} for each of {len(cases)} batches",
         f"a number that moves: {acts[0]} changes the gradient on some of them",
     )
+
+
+@check(
+    group="metrics",
+    statement="Where the clip has stopped every token, a metric that counts what is clipped is not 0.",
+    over=("off_policy",),
+    severity=Severity.ADVICE,
+    why="A share that counts the tokens the clip leaves alone falls as the policy runs away.",
+    cause="the comparison of the two objectives turned round, or made of what was already clipped.",
+    fix="clipped = ratio * A > clip(ratio) * A, where the loss is -min of the two.",
+    seen_in="huggingface/trl#3032",
+    applies=lambda trial: unless("stochastic", "stateful")(trial) or _no_policy(trial),
+)
+def stopped_is_counted(trial: Trial) -> None:
+    base = trial.evaluate(_overshot(trial.case))
+    counted = dict(_counted(base.metrics))
+    if not counted:
+        raise NotExercised("it returns no number that counts what is clipped")
+    if any(bool(gradient.any()) for gradient in (*base.gradients.values(), *base.parameters.values())):
+        raise NotExercised("no clip stops every token that moved as its advantage asks")
+    if not any(value > 0 for value in counted.values()):
+        name, value = next(iter(counted.items()))
+        raise Broken(
+            f"the metric {name!r} is {number(value)}",
+            "a share above 0: no token gets a gradient any more",
+            changed="every token moved as its advantage asks, far beyond the clip",
+        )
+
+
+def _no_policy(trial: Trial) -> str | None:
+    kinds = trial.case.schema.kinds()
+    older = {"batch.prev_logprobs", "batch.generation_logprobs"} & kinds
+    if {LOGPROBS, "batch.advantages"} <= kinds and older:
+        return None
+    return "it does not read advantages and older log-probabilities beside those it trains"
+
+
+def _overshot(case: Case) -> Case:
+    """Return the case with every token moved as its advantage asks."""
+    own, advantages = case.schema.find(LOGPROBS), case.schema.find("batch.advantages")
+    assert own is not None
+    assert advantages is not None
+    sign = torch.sign(of_tokens(case, advantages, case.tensor(advantages)))
+    policy = case.with_tensors({own.key: case.tensor(own) - FAR})
+    moved = {}
+    for slot in case.slots():
+        if slot.kind not in ("batch.prev_logprobs", "batch.generation_logprobs") or slot.token_axis != 1:
+            continue
+        older = of_tokens(policy, own, policy.tensor(own)) - FAR * sign
+        before = case.tensor(slot)
+        moved[slot.key] = older[:, slot.shift : slot.shift + before.shape[1]].to(before)
+    return policy.with_tensors(moved)
 
 
 def _no_clip(trial: Trial) -> str | None:

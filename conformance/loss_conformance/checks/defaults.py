@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import torch
 
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.slot import BATCH, MODEL_OUTPUTS
+from loss_conformance.cases.documents import DOCUMENTS
+from loss_conformance.cases.slot import BATCH, MODEL_OUTPUTS, Slot
 from loss_conformance.cases.transform import with_counts
 from loss_conformance.checks.conditions import looks_coupled, unless
-from loss_conformance.checks.registry import check
-from loss_conformance.evaluation import Evaluation, LossRaised
+from loss_conformance.checks.registry import Severity, check
+from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.trial import Broken, NotExercised, Trial
 from loss_reference.vocabulary import BATCH_FIELDS, MODEL_OUTPUT_FIELDS
 
-__all__ = ["counts_left_out", "sample_mask_left_out"]
+__all__ = ["counts_left_out", "sample_mask_left_out", "token_mask_left_out"]
 
 COUNTS: Final = ("batch.global_valid_toks", "batch.global_valid_seqs")
 VOCABULARY: Final = {f"{BATCH}.{name}" for name in BATCH_FIELDS} | {
@@ -80,6 +82,45 @@ def sample_mask_left_out(trial: Trial) -> None:
         f"{slot.key} left out",
         guessed=trial.foreign,
     )
+
+
+@check(
+    group="reduction",
+    statement="Without its mask of tokens, or the labels that serve as one, L is what it is with every token trained.",
+    over=("full", "typical"),
+    severity=Severity.ADVICE,
+    why="The path nobody tests: whoever has nothing to mask trains with another learning rate.",
+    cause="a mean over all entries, classes included, beside a sum over classes divided by the number of tokens.",
+    fix="mask = torch.ones_like(tokens) if mask is None else mask; then one formula.",
+    seen_in="huggingface/trl#4105",
+    applies=lambda trial: None if _optional_masks(trial.case) else "it has no mask of tokens that may be left out",
+    own_batch=True,
+)
+def token_mask_left_out(trial: Trial) -> None:
+    trial.compare_in_float32()
+    for slot in _optional_masks(trial.case):
+        every, other = (trial.evaluate(case) for case in _with_every_token(trial.case, slot))
+        if any(trial.moves(every, other)):
+            continue  # these labels are more than a mask
+        try:
+            got = trial.evaluate(trial.case.without(slot.key))
+        except (LossRaised, Malformed):
+            continue
+        trial.require_same(got, every, f"{slot.key} left out, instead of every token trained")
+        return
+    raise NotExercised("what may be left out is more than a mask, or may not be left out here")
+
+
+def _optional_masks(case: Case) -> list[Slot]:
+    masks = [slot for slot in case.slots() if slot.optional and slot.token_axis is not None]
+    return [slot for slot in masks if (slot.role == "mask" and slot.kind != DOCUMENTS) or slot.ignore is not None]
+
+
+def _with_every_token(case: Case, slot: Slot) -> Iterator[Case]:
+    """Yield the case with every token trained, and with other labels where labels say so."""
+    labels = (0, 1) if slot.ignore not in (0, 1) else (2, 3)
+    for label in (1, 1) if slot.role == "mask" else labels:
+        yield case.with_tensors({slot.key: torch.full_like(case.tensor(slot), label)})
 
 
 def _unless_global(trial: Trial) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
+from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import Evaluation, LossRaised
@@ -19,6 +22,8 @@ __all__ = [
     "trainables_receive_gradient",
     "upstream_gradient",
 ]
+
+NUDGE: Final = 2.0**-12
 
 
 @check(
@@ -47,12 +52,17 @@ def _inert_inputs(trial: Trial, base: Evaluation) -> dict[str, float]:
     found = {}
     for slot in trial.case.slots():
         if slot.key in base.gradients:
-            tensor = trial.case.tensor(slot)
-            nudged = tensor * 1.01 - 0.01 if slot.role == "logprobs" else tensor * 1.01 + 0.01
-            moved = trial.evaluate(trial.case.with_tensors({slot.key: nudged})).value - base.value
-            if bool(moved.abs() > trial.value_tolerance(base).bound):
-                found[slot.key] = float(moved)
+            # Either way, and little: on a plateau, as of a clip, the edge may be near on one side.
+            moved = [trial.evaluate(_nudged(trial.case, slot, by)).value - base.value for by in (NUDGE, -NUDGE)]
+            if all(bool(each.abs() > trial.value_tolerance(base).bound) for each in moved):
+                found[slot.key] = float(moved[0])
     return found
+
+
+def _nudged(case: Case, slot: Slot, by: float) -> Case:
+    tensor = case.tensor(slot)
+    # Log-probabilities stay at most 0.
+    return case.with_tensors({slot.key: tensor * (1 + by) + (0.0 if slot.role == "logprobs" else by)})
 
 
 def _inert_parameters(trial: Trial, base: Evaluation) -> dict[str, float]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+import torch
+
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
+from loss_conformance.cases.token_grid import LOGPROBS, on_policy
 from loss_conformance.checks.conditions import unless
 from loss_conformance.checks.minimum import TEMPERATURE, fall, set_aside, variants
-from loss_conformance.checks.registry import check
+from loss_conformance.checks.registry import Severity, check
 from loss_conformance.report.numbers import number
 from loss_conformance.subject.parameter_names import meaning_of
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["rests_at_returns", "rests_at_teacher"]
+__all__ = ["rests_at_returns", "rests_at_teacher", "rests_on_policy"]
 
 WITH_A_CRITIC: Final = ("value", "policy_gradient", "composite")
 """Families whose losses may train predicted values beside a policy."""
@@ -122,6 +125,39 @@ def _copied(case: Case, to: Slot, source: Slot) -> Case:
     if case.tensor(to).shape != case.tensor(source).shape:
         raise NotExercised(f"{to.key} and {source.key} have different shapes")
     return case.with_tensors({to.key: case.tensor(source).clone()})
+
+
+@check(
+    group="direction",
+    statement="On policy, with no advantage, a policy-gradient loss does not lower the log-probabilities of all that was sampled.",
+    over=("typical", "full"),
+    severity=Severity.ADVICE,
+    why="A penalty that pulls where the policies are equal lowers every answer alike: whatever was sampled, away from it.",
+    cause="the log-ratio itself added to L (k1): a KL in value, and in gradient the sum of all log-probabilities.",
+    fix="exp(d) - d - 1 or d**2 / 2 with d = reference - policy; or the log-ratio, detached, taken off the advantage.",
+    seen_in="PrimeIntellect-ai/prime-rl#1390",
+    applies=lambda trial: _unless_family(trial, "policy_gradient"),
+    own_batch=True,
+)
+def rests_on_policy(trial: Trial) -> None:
+    trial.compare_in_float32()
+    policy, advantages = trial.case.schema.find(LOGPROBS), trial.case.schema.find("batch.advantages")
+    equal = on_policy(trial.case)
+    if policy is None or advantages is None or equal is None or advantages.key not in equal.tensors:
+        raise NotExercised("it reads no log-probabilities of the policy beside the advantages")
+    idle = equal.with_tensors({advantages.key: torch.zeros_like(equal.tensor(advantages))})
+    gradient = trial.evaluate(idle).gradients.get(policy.key)
+    if gradient is None:
+        raise NotExercised("its log-probabilities get no gradient at all")
+    tolerance = trial.gradient_tolerance(policy.key, gradient)
+    # Imitation of some answers raises them on purpose.
+    if bool((gradient > tolerance.bound).any()) and not bool((gradient < -tolerance.bound).any()):
+        raise Broken(
+            f"gradient of {policy.key} up to {number(gradient.abs().amax())}",
+            "none that lowers it",
+            changed=f"every policy equal, {advantages.key} 0",
+            tolerance=tolerance,
+        )
 
 
 def _unless_family(trial: Trial, *families: str) -> str | None:

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.token_grid import of_tokens, on_policy, rows_of_equal_tokens
-from loss_conformance.cases.transform import group_size
+from loss_conformance.cases.transform import group_size, with_counts
 from loss_conformance.checks.conditions import declared_only, unless
 from loss_conformance.checks.registry import check
+from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["equal_terms"]
+__all__ = ["equal_terms", "mean_of_equal_terms"]
 
 
 @check(
@@ -58,6 +59,65 @@ def equal_terms(trial: Trial) -> None:
             tolerance=tolerance,
             **declared_only(trial, "level"),
         )
+
+
+@check(
+    group="reduction",
+    statement="Where all tokens are alike, a mean over tokens, or over rows of their means, is the same however many there are.",
+    over=("typical", "full"),
+    why="Divided by anything but the number of its terms, an answer counts more or less by what stands around it.",
+    cause="a divisor that counts the tokens of the response, or of another mask, where the sum runs over fewer.",
+    fix="(terms * mask).sum() / mask.sum().clamp(min=1), one mask above and below.",
+    seen_in="THUDM/slime#364",
+    applies=lambda trial: unless("coupled")(trial) or _unless_level(trial) or _unless_mean(trial),
+    requires=("scalar_output", "mask_value", "equal_terms"),
+    own_batch=True,
+)
+def mean_of_equal_terms(trial: Trial) -> None:
+    trial.compare_in_float32()
+    most = trial.case.trained.shape[1] - 1
+    # On policy: elsewhere the weight of an answer may be the product of the ratios of its tokens.
+    case = on_policy(trial.case) or trial.case
+    one, other = (_of_equal_tokens(case, length) for length in (1, most))
+    base, got = trial.evaluate(one), trial.evaluate(other)
+    if not bool(torch.isfinite(base.value)):
+        raise NotExercised("it is not finite where all tokens are alike")
+    if not _every_token_pulls_alike(trial, other, got):
+        raise NotExercised("a token weighs by what stands before it")
+    changed = f"every token alike, {most} of each row trained instead of 1"
+    trial.require_value(got, base, changed, **declared_only(trial, "level"))
+
+
+def _of_equal_tokens(case: Case, length: int) -> Case:
+    """Return rows of equal tokens, so many of them trained, with the counts of that batch."""
+    alike = rows_of_equal_tokens(case, length)
+    if alike is None or group_size(case) != 1:
+        raise NotExercised("its rows cannot be made equal but for their length")
+    for slot in alike.slots():
+        alike = alike.without(slot.key) if slot.role == "count" else alike
+    counted = with_counts(alike)
+    if any(slot.role == "count" and slot.key not in counted.tensors for slot in case.slots()):
+        raise NotExercised("what one of its counts is a number of is not known")
+    return counted
+
+
+def _every_token_pulls_alike(trial: Trial, case: Case, got: Evaluation) -> bool:
+    trained = case.weight != 0
+    for slot in case.slots():
+        if slot.key not in got.gradients or slot.token_axis is None:
+            continue
+        gradient = of_tokens(case, slot, got.gradients[slot.key])
+        each = gradient[trained] / case.weight[trained].reshape(-1, *([1] * (gradient.dim() - 2)))
+        if not bool(((each - each[:1]).abs() <= trial.gradient_tolerance(slot.key, gradient).bound).all()):
+            return False
+    return True
+
+
+def _unless_mean(trial: Trial) -> str | None:
+    normalizer = trial.facts.contract.normalizer
+    if normalizer not in ("local", "global") or not trial.facts.promised("normalizer"):
+        return "it is not declared to divide by a number of its terms"
+    return None
 
 
 class _Shares:

@@ -11,7 +11,7 @@ from typing import Any
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
 from loss_conformance.subject.declared_slots import (
-    agrees_with,
+    agreement,
     declared_again,
     declared_slots,
     vocabulary_argument,
@@ -103,15 +103,26 @@ def _readings(loss: Any, offered: list[Parameter], declared: Mapping[str, Slot])
 
 
 def _as_declared(loss: Any, offered: list[Parameter], declared: Mapping[str, Field]) -> Iterator[tuple[str, Schema]]:
-    """Yield what the names say of everything offered where it agrees with every declared field, and says more than it."""
+    """Yield what the names say of what is offered where it agrees with every declared field, and says more than it.
+
+    Names that say nothing are what they are declared as, on the same axes.
+    """
     known = {name: meaning for name, meaning in meanings_of(p.name for p in offered).items() if meaning is not None}
-    if not declared.keys() & known.keys() or len(known) < len(offered):
+    unknown = {p.name: declared[p.name] for p in offered if p.name not in known and p.name in declared}
+    if not declared.keys() & known.keys() or len(known) + len(unknown) < len(offered):
         return
-    for reading, slots in readings(known, ignored_label(loss)):
-        chosen = [slots[p.name] for p in offered]
-        if agrees_with(chosen, declared):
-            optional = {p.name for p in offered if p.default is not Parameter.empty}
-            yield f"{reading.name}, as declared", Schema(tuple(declared_again(s, declared, optional) for s in chosen))
+    label, optional = ignored_label(loss), {p.name for p in offered if p.default is not Parameter.empty}
+    for reading, slots in readings(known, label):
+        letters = agreement([slots[name] for name in known], declared)
+        if letters is not None:
+            of_names = {name: declared_again(slots[name], declared, optional) for name in known}
+            others = {name: _on_axes(field, letters) for name, field in unknown.items()}
+            rest = {name: replace(s, optional=name in optional) for name, s in declared_slots(others, label).items()}
+            yield f"{reading.name}, as declared", Schema(tuple({**of_names, **rest}[p.name] for p in offered))
+
+
+def _on_axes(field: Field, letters: Mapping[str, str]) -> Field:
+    return replace(field, shape=" ".join(letters.get(letter, letter) for letter in field.shape.split()))
 
 
 def _tensor_parameters(loss: Any, parameters: list[Parameter], contract: Contract) -> list[Parameter]:

@@ -15,7 +15,7 @@ from loss_conformance.subject.torch_slots import argument
 from loss_reference.contract import Field
 
 __all__ = [
-    *("agrees_with", "declared_again", "declared_slot", "declared_slots", "vocabulary_argument"),
+    *("agreement", "declared_again", "declared_slot", "declared_slots", "vocabulary_argument"),
     *("with_class_axis", "with_row_axis", "with_token_axis"),
 ]
 
@@ -156,8 +156,11 @@ def _of_rows_and_more(field: Field) -> bool:
     return len(axes) > 1 and axes[0] == "B" and axes[-1].isalpha() and axes[-1] not in ("V", "N")
 
 
-def agrees_with(slots: Iterable[Slot], declared: Mapping[str, Field]) -> bool:
-    """Return whether slots have the roles of the declared fields, and their axes but for the letters they are called by."""
+def agreement(slots: Iterable[Slot], declared: Mapping[str, Field]) -> dict[str, str] | None:
+    """Return the axis of the slots for each letter of the declared fields; ``None`` where they disagree.
+
+    Slots agree that have the roles of their fields, and their axes but for the letters they are called by.
+    """
     letters: dict[str, str] = {}
     for slot in slots:
         field = declared.get(slot.name)
@@ -165,15 +168,15 @@ def agrees_with(slots: Iterable[Slot], declared: Mapping[str, Field]) -> bool:
             continue
         axes = field.shape.split()
         if field.role != slot.role or field.speaks_of == "later" or len(axes) != len(slot.shape):
-            return False
+            return None
         if slot.limited and slot.kind != slot.role:
-            return False
+            return None
         if any(
             axis.isdigit() or letters.setdefault(axis, own) != own or (axis == "S" and own not in ("S", "S-1"))
             for axis, own in zip(axes, slot.shape, strict=True)
         ):
-            return False
-    return len(set(letters.values())) == len(letters)
+            return None
+    return letters if len(set(letters.values())) == len(letters) else None
 
 
 def declared_again(slot: Slot, declared: Mapping[str, Field], optional: Container[str]) -> Slot:
