@@ -1,4 +1,4 @@
-"""Mistakes that names give away: of a metric, of a weight, of a mask that may be left out; and divisors of another count."""
+"""Mistakes that names give away: of a metric, a weight, a mask that may be left out; divisors of another count, level rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from loss_reference import Contract, Field, LossFunction
-from tests.faults.fault import ADVICE, UNSEEN, Fault
+from tests.faults.fault import ADVICE, Fault
 from tests.faults.parts import kept
 
 SCORED = Contract(
@@ -187,6 +187,21 @@ class IgnoredPixelsCounted(OfPixels):
         return there.numel()
 
 
+def local_correlation(pred, target, window=3):
+    return _correlation(pred, target, window, lambda x, mean: (x - mean).square().mean(-1))
+
+
+def local_correlation_of_squares(pred, target, window=3):
+    return _correlation(pred, target, window, lambda x, mean: x.square().mean(-1) - mean.squeeze(-1).square())
+
+
+def _correlation(pred, target, window, variance):
+    p, t = (F.pad(x, (window // 2, window // 2)).unfold(-1, window, 1) for x in (pred, target.detach()))
+    p_mean, t_mean = p.mean(-1, keepdim=True), t.mean(-1, keepdim=True)
+    together = ((p - p_mean) * (t - t_mean)).mean(-1)
+    return -(together.square() / ((variance(p, p_mean) + 1e-5) * (variance(t, t_mean) + 1e-5)).sqrt()).mean()
+
+
 FAULTS = (
     Fault(
         "X516",
@@ -196,7 +211,6 @@ FAULTS = (
         ToolTokensLeftOut,
         ("reduction",),
         SCORED,
-        bare=UNSEEN,
     ),
     Fault(
         "X517",
@@ -261,5 +275,20 @@ FAULTS = (
         OfPixels,
         ("masking",),
         PIXELS,
+    ),
+    Fault(
+        "X523",
+        "a variance as the mean of squares less the square of the mean",
+        "Project-MONAI/MONAI#1868",
+        local_correlation_of_squares,
+        local_correlation,
+        ("finite",),
+        Contract(
+            family="supervised",
+            lower_bound=-1.0,
+            upper_bound=0.0,
+            fields={"pred": Field("values", "B L", trainable=True), "target": Field("values", "B L", trainable=False)},
+        ),
+        bare=ADVICE,
     ),
 )

@@ -10,6 +10,7 @@ IN_ORDER: Final = (
     "bad_inputs",
     "finite",
     "extreme",
+    "level_rows",
     "gradient_flow",
     "reached",
     "finite_difference",

@@ -77,6 +77,8 @@ def _require_unit(trial: Trial, case: Case, raised: Tensor, response: Tensor, bo
     promised = facts.promised("level") and facts.promised("normalizer") and facts.contract.level == "token"
     if not promised or LOGPROBS not in {slot.kind for slot in case.slots()}:
         return
+    if facts.contract.normalizer == "global" and any(slot.kind == "count" for slot in case.slots()):
+        return  # what that is a number of is not known
     anchor = -raised * m / _tokens(trial, case)
     first = tuple((m != 0).nonzero()[0])
     factor = response[first] / anchor[first]

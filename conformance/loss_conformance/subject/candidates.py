@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from inspect import Parameter
-from typing import Any
+from typing import Any, Final
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema, Slot
@@ -32,6 +32,9 @@ from loss_conformance.subject.written_names import bare
 from loss_reference.contract import Contract, Field
 
 __all__ = ["candidates", "ignored_label", "is_size", "size_of"]
+
+IGNORED: Final = ("ignore_index", "ignore_label", "label_pad_token_id")
+"""What the label that marks what is not trained on is called."""
 
 
 def candidates(loss: Any, parameters: list[Parameter], contract: Contract) -> Iterator[tuple[str, Schema]]:
@@ -114,7 +117,8 @@ def _as_declared(loss: Any, offered: list[Parameter], declared: Mapping[str, Fie
     label, optional = ignored_label(loss), {p.name for p in offered if p.default is not Parameter.empty}
     for reading, slots in readings(known, label):
         letters = agreement([slots[name] for name in known], declared)
-        if letters is not None:
+        # A mask alone says nothing of what it masks.
+        if letters is not None and (not unknown or any(slots[name].trainable for name in known)):
             of_names = {name: declared_again(slots[name], declared, optional) for name in known}
             others = {name: _on_axes(field, letters) for name, field in unknown.items()}
             rest = {name: replace(s, optional=name in optional) for name, s in declared_slots(others, label).items()}
@@ -158,9 +162,10 @@ def _tensor_parameters(loss: Any, parameters: list[Parameter], contract: Contrac
 
 def ignored_label(loss: Any) -> int | None:
     """Return the label the loss is known to ignore: its attribute, or a setting of that name."""
-    own = getattr(loss, "ignore_index", None)
-    if isinstance(own, int):
+    own = next((each for name in IGNORED if isinstance(each := getattr(loss, name, None), int)), None)
+    if own is not None:
         return own
-    default = next((p.default for p in parameters_of(loss) if p.name in ("ignore_index", "ignore_label")), None)
-    given = loss.keywords.get("ignore_index", default) if isinstance(loss, functools.partial) else default
-    return given if isinstance(given, int) else None
+    default = next((p.default for p in parameters_of(loss) if p.name in IGNORED), None)
+    given = loss.keywords if isinstance(loss, functools.partial) else {}
+    label = next((given[name] for name in IGNORED if name in given), default)
+    return label if isinstance(label, int) else None

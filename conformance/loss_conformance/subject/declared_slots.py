@@ -15,7 +15,7 @@ from loss_conformance.subject.torch_slots import argument
 from loss_reference.contract import Field
 
 __all__ = [
-    *("agreement", "declared_again", "declared_slot", "declared_slots", "vocabulary_argument"),
+    *("agreement", "by_another_name", "declared_again", "declared_slot", "declared_slots", "vocabulary_argument"),
     *("with_class_axis", "with_row_axis", "with_token_axis"),
 ]
 
@@ -26,6 +26,17 @@ _SAYS_WHETHER_IT_HAPPENED: Final = re.compile(
     re.IGNORECASE,
 )
 """Names of yes or no about a row that counts either way, though it may be called a mask or a label."""
+_IN_VOCABULARY: Final = {
+    "values": (MODEL_OUTPUTS, "values"),
+    "logprobs": (MODEL_OUTPUTS, "next_token_logprobs"),
+    **{name: (BATCH, name) for name in ("returns", "advantages", "rewards", "token_mask", "input_ids")},
+    "old_values": (BATCH, "values"),
+    "old_logprobs": (BATCH, "prev_logprobs"),
+    "generation_logprobs": (BATCH, "generation_logprobs"),
+    "reference_logprobs": (BATCH, "reference_policy_logprobs"),
+    "rows_mask": (BATCH, "sample_mask"),
+}
+"""What a name means, and which field of the vocabulary that is."""
 _SCORES: Final = ("logits", "logprobs", "probabilities")
 _ROWS_BY_ANOTHER_NAME: Final = frozenset("NMPQRTUWXYZ")
 """Letters with no size of their own in the vocabulary, but N, which counts terms: where all inputs have one, it is a row."""
@@ -200,3 +211,11 @@ def vocabulary_argument(name: str, optional: bool) -> Slot | None:
         if slot is not None:
             return replace(slot, place=ARGUMENT)
     return None
+
+
+def by_another_name(place: str, name: str) -> Slot | None:
+    """Return the slot of a field of a mapping that means one of the vocabulary, such as ``value_preds``; else ``None``."""
+    known = _IN_VOCABULARY.get(meaning_of(name) or "")
+    slot = None if known is None else vocabulary_slot(*known)
+    # The model's come from the model, and what is constant from the batch.
+    return slot and replace(slot, name=name) if known is not None and known[0] == place else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -13,7 +14,7 @@ from loss_conformance.cases.plan import Plan
 from loss_conformance.cases.slot import BATCH, MODEL_OUTPUTS, Schema, Slot, vocabulary_slot
 from loss_conformance.guard import out_of_memory
 from loss_conformance.subject.alignment import aligned_as_read
-from loss_conformance.subject.declared_slots import with_class_axis
+from loss_conformance.subject.declared_slots import by_another_name, with_class_axis
 from loss_conformance.subject.probe import probe, spare
 from loss_conformance.subject.protocol import CallingProtocol, CannotFeed
 from loss_conformance.subject.shifting import shifted
@@ -55,11 +56,11 @@ class InterfaceProtocol(CallingProtocol):
 
     def _own_aligned(self, loss: Any, schema: Schema, contract: Contract) -> Schema:
         """Return the schema with fields of the loss's own, of which it is not said what they speak of, aligned as read."""
-        vocabulary = {*BATCH_FIELDS, *MODEL_OUTPUT_FIELDS}
-        own = {name for name, field in contract.fields.items() if field.speaks_of is None and name not in vocabulary}
-        if not any(slot.name in own for slot in schema.slots):
+        said = {name for name, field in contract.fields.items() if field.speaks_of is not None}
+        known = {*BATCH_FIELDS, *MODEL_OUTPUT_FIELDS, *said}
+        if all(slot.name in known for slot in schema.slots):
             return schema
-        return aligned_as_read(self.call, spare(loss), schema, lambda slot: slot.name in own)
+        return aligned_as_read(self.call, spare(loss), schema, lambda slot: slot.name not in known)
 
     def _aligned(self, loss: Any, schema: Schema) -> Schema:
         """Return the schema with heads that speak of a later token aligned as the loss aligns them."""
@@ -93,13 +94,25 @@ class InterfaceProtocol(CallingProtocol):
                     self.compute(loss, watched.batch, watched.outputs)
                 return watched.read()
             except UnknownFieldRead as unknown:
-                raise CannotFeed(unknown_field(unknown), user_traceback(unknown)) from None
+                return self._watch_by_another_name(loss, offered, unknown)
             except Exception as error:
                 if out_of_memory(error):
                     raise MemoryError from error
                 refused = refused or _raised(error, watched)
         assert refused is not None
         raise refused
+
+    def _watch_by_another_name(self, loss: Any, offered: tuple[Slot, ...], asked: UnknownFieldRead) -> tuple[Slot, ...]:
+        """Return the slots the loss reads when the field it asks for is one of the vocabulary by another name.
+
+        Raises:
+            CannotFeed: it is none, or is refused as that one.
+        """
+        heard = by_another_name(asked.place, asked.field)
+        if heard is not None:
+            with contextlib.suppress(CannotFeed):
+                return self._watch(loss, (*offered, heard))
+        raise CannotFeed(unknown_field(asked), user_traceback(asked)) from None
 
 
 class MappingsProtocol(InterfaceProtocol):

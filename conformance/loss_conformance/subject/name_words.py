@@ -77,6 +77,7 @@ _WHOLE_NAMES: Final[dict[str, str]] = {
     "logits_per_query logits_per_audio",
     "timesteps": "timesteps timestep",
     "input_lengths": "input_lengths",
+    "response_lengths": "response_lengths response_length completion_lengths completion_length",
     "target_lengths": "target_lengths",
     "input_ids": "input_ids token_ids action_ids response_ids completion_ids",
     "margin": "margin margins",

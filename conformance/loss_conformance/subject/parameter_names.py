@@ -48,6 +48,7 @@ TRAINABLE: Final = frozenset(
         *("ratio", "log_ratio", "difference", "router", "router_probabilities", "judgement", "mean", "deviation"),
         *("log_deviation", "action_values", "hidden", "head", "negative_loglikelihood", "quantiles", "hazards", "risk"),
         *("similarity", "pair.policy_other_logps", "pair.chosen_rewards", "pair.rejected_rewards"),
+        *("pair.chosen_logits", "pair.rejected_logits"),
     }
 )
 """Meanings of what a model computes: these receive gradient, everything else is constant."""
@@ -170,7 +171,7 @@ def _of_pair(words: set[str]) -> str | None:
         return f"pair.{side}_rewards"
     if words & {"length", "lengths", "len", "lens"}:
         return f"pair.{side}_lengths"
-    if "logp" not in words and not words & {"policy", *REFERENCE}:
+    if words & {"logits", "labels", "ids"} or ("logp" not in words and not words & {"policy", *REFERENCE}):
         return None
     return f"pair.{'reference' if words & REFERENCE else 'policy'}_{side}_logps"
 

@@ -95,13 +95,14 @@ _ALONG_TOKENS: Final[dict[str, tuple[str, str]]] = {
     "rows_mask": ("mask", "rows_mask"),
     "rows_there": ("mask", "rows_mask"),
     "documents": ("lengths", DOCUMENTS),
+    "response_lengths": ("lengths", "lengths"),
     "token_rewards": ("rewards", "token_rewards"),
     "token_discounts": ("values", "values"),
     "rewards": ("rewards", "batch.rewards"),
     "row_advantages": ("advantages", "batch.advantages"),
 }
-_ALWAYS_ROWS: Final = ("rows_mask", "rows_there", "row_weights", "rewards", "row_advantages")
-_NEVER_ROWS: Final = ("documents", "token_rewards", "token_discounts")
+_ALWAYS_ROWS: Final = ("rows_mask", "rows_there", "row_weights", "rewards", "row_advantages", "response_lengths")
+_NEVER_ROWS: Final = ("documents", "response_lengths", "token_rewards", "token_discounts")
 _SCALARS: Final[dict[str, dict[str, Any]]] = {"scale": {"low": 1.0}, "bias": {}}
 _LIMITS: Final[dict[str, dict[str, Any]]] = {
     "entropy": {"low": 0.0},

@@ -69,7 +69,7 @@ def _structures(present: set[str], ignore: int | None, meanings: Mapping[str, st
     if elsewhere := readings_elsewhere(present, ignore):
         return elsewhere
     if any(meaning.startswith("pair.") for meaning in present) or present & {"difference", "reference_difference"}:
-        return readings_of_pairs(present)
+        return readings_of_pairs(present, ignore)
     if present & {"student", "teacher", "student_probabilities", "teacher_probabilities"}:
         return _distillation(present, ignore)
     if {"student_logprobs", "teacher_logprobs"} <= present or present == {"student_logprobs"}:

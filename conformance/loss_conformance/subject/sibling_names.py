@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Final
 
@@ -66,6 +67,11 @@ _SEQUENCES: Final = {"sequence_ids", "seq_ids", "seq_idx"}
 _LENGTHS: Final = {"input_lengths", "target_lengths"}
 
 
+_OF_ONE_SIDE: Final = re.compile(
+    r"((?:policy|model|reference|ref)_)?(chosen|rejected)_(?:(logits)|(labels|target_ids|targets)|(ids|input_ids|token_ids|tokens))"
+)
+
+
 def meaning_beside(parameter: str, beside: Collection[str]) -> str | None:
     """Return what a required parameter means among all required ones, or ``None`` where they say nothing together."""
     name, names = parameter.lower(), {each.lower() for each in beside}
@@ -102,7 +108,23 @@ def _together(names: set[str]) -> list[tuple[str, set[str]]]:
         found += [("spelled", {"labels", "target", "targets"})]
     if {"q_values", "q"} & names or any("logit" in name or "score" in name for name in names):
         found += [("target", {"actions", "action"})]
-    return found + _outcomes(names) + _steps(names)
+    return found + _sides(names) + _outcomes(names) + _steps(names)
+
+
+def _sides(names: set[str]) -> list[tuple[str, set[str]]]:
+    """Return the same for the scores of both answers of a pair, where the tokens that were scored stand beside them."""
+    found: list[tuple[str, set[str]]] = []
+    for name in names:
+        said = _OF_ONE_SIDE.fullmatch(name)
+        if said is not None:
+            whose, side, logits, labels, _ = said.groups()
+            what = "logits" if logits else "labels" if labels else "ids"
+            reference = "reference_" if whose in ("reference_", "ref_") else ""
+            found.append((f"pair.{reference}{side}_{what}", {name}))
+    meanings = {meaning for meaning, _ in found}
+    whole = all(f"pair.{side}_logits" in meanings for side in ("chosen", "rejected"))
+    spelled = any({f"pair.{side}_{what}" for side in ("chosen", "rejected")} <= meanings for what in ("labels", "ids"))
+    return found if whole and spelled else []
 
 
 def _outcomes(names: set[str]) -> list[tuple[str, set[str]]]:
