@@ -199,7 +199,7 @@ def _correlation(pred, target, window, variance):
     p, t = (F.pad(x, (window // 2, window // 2)).unfold(-1, window, 1) for x in (pred, target.detach()))
     p_mean, t_mean = p.mean(-1, keepdim=True), t.mean(-1, keepdim=True)
     together = ((p - p_mean) * (t - t_mean)).mean(-1)
-    return -(together.square() / ((variance(p, p_mean) + 1e-5) * (variance(t, t_mean) + 1e-5)).sqrt()).mean()
+    return -(together / ((variance(p, p_mean) + 1e-5) * (variance(t, t_mean) + 1e-5)).sqrt()).square().mean()
 
 
 FAULTS = (

@@ -109,8 +109,11 @@ def perfect(case: Case, model: Slot, goal: Slot) -> Iterator[Case]:
     x, axis = case.tensor(model), _class_axis(model, goal)
     if axis is not None:
         labels = _in_turn(case, model, goal)
-        speaks_of = (torch.arange(x.shape[1]) + model.shift - goal.shift).clamp(max=labels.shape[-1] - 1)
-        wanted = labels if model.token_axis is None else labels.index_select(1, speaks_of)
+        wanted = labels
+        if model.token_axis is not None and goal.token_axis is not None:
+            speaks_of = torch.arange(x.shape[model.token_axis]) + model.shift - goal.shift
+            last = labels.shape[goal.token_axis] - 1
+            wanted = labels.index_select(goal.token_axis, speaks_of.clamp(max=last))
         spots = torch.zeros_like(x).scatter(axis, wanted.clamp(min=0).unsqueeze(axis), 1.0)
         for strength in STRENGTHS:
             yield case.with_tensors({model.key: strength * spots, goal.key: labels})

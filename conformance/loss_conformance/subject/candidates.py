@@ -15,6 +15,7 @@ from loss_conformance.subject.declared_slots import (
     declared_again,
     declared_slots,
     vocabulary_argument,
+    with_ignored_label,
 )
 from loss_conformance.subject.own_sizes import sized
 from loss_conformance.subject.parameter_names import SIZES, loose_meaning, meaning_of, meanings_of
@@ -120,6 +121,8 @@ def _as_declared(loss: Any, offered: list[Parameter], declared: Mapping[str, Fie
         # A mask alone says nothing of what it masks.
         if letters is not None and (not unknown or any(slots[name].trainable for name in known)):
             of_names = {name: declared_again(slots[name], declared, optional) for name in known}
+            if unknown:  # a mask among the known ones may be of the others
+                of_names = {name: with_ignored_label(slot, label) for name, slot in of_names.items()}
             others = {name: _on_axes(field, letters) for name, field in unknown.items()}
             rest = {name: replace(s, optional=name in optional) for name, s in declared_slots(others, label).items()}
             yield f"{reading.name}, as declared", Schema(tuple({**of_names, **rest}[p.name] for p in offered))

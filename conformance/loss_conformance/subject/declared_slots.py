@@ -16,7 +16,7 @@ from loss_reference.contract import Field
 
 __all__ = [
     *("agreement", "by_another_name", "declared_again", "declared_slot", "declared_slots", "vocabulary_argument"),
-    *("with_class_axis", "with_row_axis", "with_token_axis"),
+    *("with_class_axis", "with_ignored_label", "with_row_axis", "with_token_axis"),
 ]
 
 _COMPUTED: Final = ("logits", "logprobs", "probabilities", "values", "embeddings")
@@ -52,13 +52,17 @@ def declared_slots(fields: Mapping[str, Field], ignore: int | None) -> dict[str,
     axes = _class_axes(fields)
     counts = {name: int(axis) for name, axis in axes.items() if axis.isdigit()}
     slots = {name: declared_slot(name, field, counts.get(name)) for name, field in fields.items()}
-    of_tokens = {name for name in axes if _along_tokens(slots[name]) and _may_be_ignored(slots[name])}
-    label = -100 if ignore is None else ignore
-    return slots | {name: replace(slots[name], ignore=label) for name in of_tokens}
+    return slots | {name: with_ignored_label(slots[name], ignore) for name in axes}
+
+
+def with_ignored_label(slot: Slot, ignore: int | None) -> Slot:
+    """Return labels of tokens with the label that is ignored, the usual one where none is known; else the slot itself."""
+    labels = _along_tokens(slot) and _may_be_ignored(slot)
+    return replace(slot, ignore=-100 if ignore is None else ignore) if labels else slot
 
 
 def _along_tokens(slot: Slot) -> bool:
-    return slot.shape[:1] == ("B",) and slot.shape[-1:] == ("S",)
+    return slot.shape[:1] == ("B",) and slot.shape[-1:] in (("S",), ("S-1",))
 
 
 def _may_be_ignored(slot: Slot) -> bool:
