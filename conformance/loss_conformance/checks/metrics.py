@@ -58,8 +58,10 @@ def metrics_split(trial: Trial) -> None:
     groups = len(case.rows) // group_size(case)
     if groups < 2 or trial.bench.coupling.across:
         raise NotExercised("the batch cannot be split")
+    # What is trained on says nothing to a loss that takes no mask of it.
+    masked = any(slot.role == "mask" or slot.ignore is not None for slot in case.slots())
     for bounds in ([0, 1, groups], list(range(groups + 1))):
-        parts = [part for part in microbatches(case, bounds) if bool((part.weight != 0).any())]
+        parts = [part for part in microbatches(case, bounds) if not masked or bool((part.weight != 0).any())]
         pieces = [_numbers(trial.evaluate(part).metrics) for part in parts]
         for name, of_whole in whole.items():
             of_parts = [piece[name] for piece in pieces if name in piece]
