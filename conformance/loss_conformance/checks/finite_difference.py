@@ -76,7 +76,10 @@ def _require_slopes(trial: Trial, how: dict[str, Any]) -> None:
             ratios.append((slope, difference.slope, allowed))
     if ratios:
         slope, wanted, allowed = ratios[0]
-        factor = _common_factor([(s, w) for s, w, _ in ratios]) if len(ratios) == DIRECTIONS else None
+        # Of a single number every gradient is some multiple of the true one.
+        entries = sum(int((gradient != 0).sum()) for gradient in (*base.gradients.values(), *base.parameters.values()))
+        every = len(ratios) == DIRECTIONS and entries > 1
+        factor = _common_factor([(s, w) for s, w, _ in ratios]) if every else None
         raise Broken(
             f"slope {number(slope)} by backward",
             f"{number(wanted)} by finite difference",
