@@ -76,9 +76,7 @@ def _require_slopes(trial: Trial, how: dict[str, Any]) -> None:
             ratios.append((slope, difference.slope, allowed))
     if ratios:
         slope, wanted, allowed = ratios[0]
-        # Of a single number every gradient is some multiple of the true one.
-        entries = sum(int((gradient != 0).sum()) for gradient in (*base.gradients.values(), *base.parameters.values()))
-        every = len(ratios) == DIRECTIONS and entries > 1
+        every = len(ratios) == DIRECTIONS and _reaches_two_rows(trial.case, base)
         factor = _common_factor([(s, w) for s, w, _ in ratios]) if every else None
         raise Broken(
             f"slope {number(slope)} by backward",
@@ -156,6 +154,18 @@ def _slope(
 def _reach(case: Case) -> float:
     finite = [t[torch.isfinite(t)].abs().amax() for t in case.tensors.values() if t.is_floating_point() and t.numel()]
     return 1.0 + max((float(t) for t in finite), default=0.0)
+
+
+def _reaches_two_rows(case: Case, base: Evaluation) -> bool:
+    """Return whether more than one row has a gradient: within one, a weight that is held fixed is a factor like any other."""
+    rows = 0
+    for slot in case.slots():
+        gradient = base.gradients.get(slot.key)
+        if gradient is not None:
+            axes = [axis for axis in range(gradient.dim()) if axis != slot.row_axis]
+            reached = gradient != 0
+            rows = max(rows, int((reached.any(axes) if slot.row_axis is not None and axes else reached).sum()))
+    return rows + len(base.parameters) > 1
 
 
 def _common_factor(pairs: list[tuple[float, float]]) -> float | None:
