@@ -76,13 +76,6 @@ def test_a_broken_loss_is_told_and_the_reproduce_line_works_when_pasted(folder: 
     assert _block(again) == _block(result)
 
 
-def test_two_workers_give_the_same_verdicts(folder: pytest.Pytester) -> None:
-    results = [run(folder, "mylosses.Broken", "-q", *workers) for workers in ([], ["-n2"])]
-    assert results[0].ret == results[1].ret == 1
-    assert results[0].parseoutcomes() == results[1].parseoutcomes()
-    assert _block(results[0]) == _block(results[1])
-
-
 @pytest.mark.parametrize(
     ("target", "message"),
     [
