@@ -219,7 +219,6 @@ def vocabulary_argument(name: str, optional: bool) -> Slot | None:
 
 def by_another_name(place: str, name: str) -> Slot | None:
     """Return the slot of a field of a mapping that means one of the vocabulary, such as ``value_preds``; else ``None``."""
-    known = _IN_VOCABULARY.get(meaning_of(name) or "")
-    slot = None if known is None else vocabulary_slot(*known)
-    # The model's come from the model, and what is constant from the batch.
-    return slot and replace(slot, name=name) if known is not None and known[0] == place else None
+    there, known = _IN_VOCABULARY.get(meaning_of(name) or "", ("", ""))
+    slot = vocabulary_slot(there, known) if there == place else None  # the model's values are no constants of the batch
+    return slot and replace(slot, name=name)

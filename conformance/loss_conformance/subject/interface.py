@@ -15,7 +15,7 @@ from loss_conformance.cases.slot import BATCH, MODEL_OUTPUTS, Schema, Slot, voca
 from loss_conformance.guard import out_of_memory
 from loss_conformance.subject.alignment import aligned_as_read
 from loss_conformance.subject.declared_slots import by_another_name, with_class_axis
-from loss_conformance.subject.probe import probe, spare
+from loss_conformance.subject.probe import Fit, probe, spare
 from loss_conformance.subject.protocol import CallingProtocol, CannotFeed
 from loss_conformance.subject.shifting import shifted
 from loss_conformance.subject.user_frames import user_traceback
@@ -58,7 +58,8 @@ class InterfaceProtocol(CallingProtocol):
         """Return the schema with fields of the loss's own, of which it is not said what they speak of, aligned as read."""
         said = {name for name, field in contract.fields.items() if field.speaks_of is not None}
         known = {*BATCH_FIELDS, *MODEL_OUTPUT_FIELDS, *said}
-        if all(slot.name in known for slot in schema.slots):
+        own = [slot for slot in schema.slots if slot.name not in known]
+        if not own or probe(self.call, spare(loss), schema).fit is not Fit.GOOD:
             return schema
         return aligned_as_read(self.call, spare(loss), schema, lambda slot: slot.name not in known)
 
