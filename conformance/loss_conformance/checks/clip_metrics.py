@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.token_grid import LOGPROBS, of_tokens
 from loss_conformance.checks.conditions import unless, unless_rebuilt
+from loss_conformance.checks.metrics import single_numbers
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.report.numbers import number
@@ -126,11 +126,9 @@ def _clips(trial: Trial) -> Iterator[tuple[str, float]]:
 
 
 def _counted(metrics: Any) -> Iterator[tuple[str, float]]:
-    for name, value in metrics.items():
-        single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
-        counts = "clip" in str(name).lower() and COUNTS.search(str(name)) and not ONE_SIDE.search(str(name))
-        if counts and (single or (isinstance(value, int | float) and not isinstance(value, bool))):
-            yield str(name), float(value)
+    for name, value in single_numbers(metrics).items():
+        if "clip" in name.lower() and COUNTS.search(name) and not ONE_SIDE.search(name):
+            yield name, value
 
 
 def _acts_on_some(trial: Trial, name: str, value: float) -> bool:

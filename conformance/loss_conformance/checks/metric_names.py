@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
-
-from torch import Tensor
 
 from loss_conformance.cases.one_side import SIDES, one_side_moved
 from loss_conformance.checks.conditions import unless
+from loss_conformance.checks.metrics import single_numbers
 from loss_conformance.checks.registry import Severity, check
 from loss_conformance.trial import Broken, NotExercised, Trial
 
@@ -27,7 +25,7 @@ __all__ = ["metrics_of_their_side"]
     applies=lambda trial: unless("stochastic", "stateful", "coupled")(trial),
 )
 def metrics_of_their_side(trial: Trial) -> None:
-    base = _numbers(trial.finite_base.metrics)
+    base = single_numbers(trial.finite_base.metrics)
     tried = False
     for pair in SIDES:
         named = {name: side for name in base if (side := _only_side(name, pair)) is not None}
@@ -57,14 +55,5 @@ def _moved(trial: Trial, side: str, base: dict[str, float]) -> set[str] | None:
     case = one_side_moved(trial.case, side)
     if case is None:
         return None
-    got = _numbers(trial.evaluate(case).metrics)
+    got = single_numbers(trial.evaluate(case).metrics)
     return {name for name, value in base.items() if got.get(name) != value}
-
-
-def _numbers(metrics: Any) -> dict[str, float]:
-    found = {}
-    for name, value in metrics.items():
-        single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
-        if single or (isinstance(value, int | float) and not isinstance(value, bool)):
-            found[str(name)] = float(value)
-    return found

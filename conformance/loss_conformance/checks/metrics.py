@@ -15,7 +15,7 @@ from loss_conformance.report.numbers import number
 from loss_conformance.tolerance import OPERATIONS_PER_TERM
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["metrics_detached", "metrics_split"]
+__all__ = ["metrics_detached", "metrics_split", "single_numbers"]
 
 
 @check(
@@ -52,7 +52,7 @@ def metrics_detached(trial: Trial) -> None:
 )
 def metrics_split(trial: Trial) -> None:
     case = trial.case
-    whole = _numbers(trial.finite_base.metrics)
+    whole = single_numbers(trial.finite_base.metrics)
     if not whole:
         raise NotExercised("it returns no number beside the loss")
     groups = len(case.rows) // group_size(case)
@@ -62,7 +62,7 @@ def metrics_split(trial: Trial) -> None:
     masked = any(slot.role == "mask" or slot.ignore is not None for slot in case.slots())
     for bounds in ([0, 1, groups], list(range(groups + 1))):
         parts = [part for part in microbatches(case, bounds) if not masked or bool((part.weight != 0).any())]
-        pieces = [_numbers(trial.evaluate(part).metrics) for part in parts]
+        pieces = [single_numbers(trial.evaluate(part).metrics) for part in parts]
         for name, of_whole in whole.items():
             of_parts = [piece[name] for piece in pieces if name in piece]
             if len(of_parts) == len(parts) and not _agree(of_whole, of_parts, case.terms):
@@ -85,12 +85,13 @@ def _agree(of_whole: float, of_parts: list[float], terms: int) -> bool:
     return min(of_parts) - near <= of_whole <= max(of_parts) + near
 
 
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that are one finite number each, tensors or not."""
     found = {}
     for name, value in metrics.items():
         single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
         if single or (isinstance(value, int | float) and not isinstance(value, bool)):
             number_ = float(value)
             if abs(number_) < float("inf"):
-                found[name] = number_
+                found[str(name)] = number_
     return found

@@ -77,22 +77,20 @@ def test_scores_of_both_answers_and_the_label_they_ignore() -> None:
 
 
 def test_lengths_of_responses() -> None:
-    assert (slots_of(over_responses)["response_lengths"].role, slots_of(over_responses)["log_probs"].shift) == (
-        "lengths",
-        1,
-    )
+    slots = slots_of(over_responses)
+    assert (slots["response_lengths"].role, slots["log_probs"].shift) == ("lengths", 1)
 
 
 @pytest.mark.parametrize(
-    ("declared", "kind"), [("tilt", "model_outputs.next_token_logprobs"), ("loss_mask", "logprobs")]
+    ("role", "kind"),
+    [("logprobs", "model_outputs.next_token_logprobs"), ("values", "values")],
+    ids=["as the name says", "as the contract alone says"],
 )
-def test_names_are_heard_beside_a_field_of_its_own(declared: str, kind: str) -> None:
+def test_names_are_heard_beside_a_field_of_its_own(role: str, kind: str) -> None:
     fields = {
-        "log_probs": Field("logprobs" if declared == "tilt" else "values", "B T", trainable=True),
+        "log_probs": Field(role, "B T", trainable=True),
         "advantages": Field("advantages", "B T"),
         "loss_mask": Field("mask", "B T"),
         "tilt": Field("values", "B"),
     }
-    slots = slots_of(with_a_field_of_its_own, Contract(fields=fields))
-    # A name that its declared role contradicts says nothing.
-    assert slots["log_probs"].kind == (kind if declared == "tilt" else "values")
+    assert slots_of(with_a_field_of_its_own, Contract(fields=fields))["log_probs"].kind == kind
