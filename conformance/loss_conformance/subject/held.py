@@ -11,7 +11,7 @@ from typing import Any, Final
 from loss_conformance.subject.parameter_names import loose_meaning, meaning_of
 from loss_conformance.subject.signatures import VARIADIC, annotation_of, is_list_of_tensors, parameters_of
 from loss_conformance.subject.watching import WatchedMapping
-from loss_conformance.subject.written_names import BATCHES, OUTPUTS, written
+from loss_conformance.subject.written_names import OUTPUTS, holds_a_batch, written
 
 __all__ = ["Asked", "Holders", "ways_to_hold"]
 
@@ -133,4 +133,4 @@ def _is_mapping(parameter: Parameter, beside: Collection[str]) -> bool:
         if "tensor" in annotation.lower():
             return False
     says_more = meaning_of(parameter.name) or loose_meaning(parameter.name, beside)
-    return parameter.name.lower() in BATCHES and says_more is None
+    return holds_a_batch(parameter.name) and says_more is None

@@ -13,16 +13,20 @@ __all__ = ["LARGEST_GROUP", "named_groups", "names_a_group"]
 LARGEST_GROUP: Final = 16
 """Groups larger than this would make every case a slow one."""
 
-_NAMES: Final = re.compile(
-    r"(.*_)?(group_size|num_generations?|n_samples_per_prompt|samples_per_prompt|num_samples|n_samples|rollout_n"
-    r"|n_rollouts|num_rollouts|k|answers_per_prompt|responses_per_prompt)",
+_OF_ANSWERS: Final = re.compile(
+    r"(.*_)?(group_size|num_generations?|(n_)?samples_per_prompt|rollout_n|n_rollouts|num_rollouts"
+    r"|answers_per_prompt|responses_per_prompt)",
     re.IGNORECASE,
 )
+_OF_ANYTHING: Final = re.compile(r"(.*_)?(num_samples|n_samples|k)", re.IGNORECASE)
+"""Names of other numbers as well, which are rarely more than two."""
 
 
 def names_a_group(name: str, value: object) -> bool:
-    """Return whether a setting is called as the number of answers to one prompt is, and may be one; pairs are not meant."""
-    return _NAMES.fullmatch(name) is not None and type(value) is int and 2 < value <= LARGEST_GROUP
+    """Return whether a setting is called as the number of answers to one prompt is, and may be one."""
+    if type(value) is not int or not 2 <= value <= LARGEST_GROUP:
+        return False
+    return _OF_ANSWERS.fullmatch(name) is not None or (value > 2 and _OF_ANYTHING.fullmatch(name) is not None)
 
 
 def named_groups(loss: Any) -> tuple[int, ...]:

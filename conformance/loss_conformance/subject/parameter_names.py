@@ -36,7 +36,7 @@ from loss_conformance.subject.name_words import (
     WORSE,
 )
 from loss_conformance.subject.sibling_names import meaning_beside
-from loss_conformance.subject.written_names import BATCHES, bare, holder_of
+from loss_conformance.subject.written_names import bare, holder_of, holds_a_batch
 from loss_reference.names import nearest_name
 
 __all__ = ["SIZES", "TRAINABLE", "loose_meaning", "meaning_of", "meanings_of", "nearest_known"]
@@ -68,7 +68,7 @@ def meanings_of(parameters: Iterable[str]) -> dict[str, str | None]:
     written = list(parameters)
     found = _meanings_together([bare(name) for name in written])
     places = {holder_of(name) for name in written}
-    before = {name for name in written if len(places) > 1 and holder_of(name) in BATCHES}
+    before = {name for name in written if len(places) > 1 and holds_a_batch(holder_of(name) or "")}
     meanings = {name: found[bare(name)] for name in written}
     return {name: _BEFORE.get(m or "", m) if name in before else m for name, m in meanings.items()}
 

@@ -30,6 +30,12 @@ _FORMS: Final[dict[str, tuple[Slot, ...]]] = {
         argument("logits", "values", "B S 1", kind="model_outputs.values", trainable=True),
         argument("logits", "rewards", "B 1", kind="model_outputs.rewards", trainable=True),
     ),
+    # As its losses were called before there was an ``input_type``.
+    "next_token_logits": (argument("next_token_logits", "logits", "B S V", kind=_LOGITS, shift=1, trainable=True),),
+    "rewards": (
+        argument("rewards", "rewards", "B", kind="model_outputs.rewards", trainable=True),
+        argument("rewards", "rewards", "B 1", kind="model_outputs.rewards", trainable=True),
+    ),
     "next_token_logprobs": (
         argument(
             *("next_token_logprobs", "logprobs", "B S-1"),

@@ -14,6 +14,8 @@ from loss_conformance.subject.probe import Probe
 __all__ = ["shifted"]
 
 _FARTHEST: Final = 4
+_OF_POSITIONS: Final = (("logits", ("B", "S", "V")), ("embeddings", ("B", "S", "D")))
+"""Scores, and the hidden states a loss makes scores of itself."""
 
 
 def shifted(schema: Schema, outcome: Probe, known: Container[str]) -> Schema:
@@ -28,7 +30,7 @@ def shifted(schema: Schema, outcome: Probe, known: Container[str]) -> Schema:
     if not says or outcome.case is None:
         return schema
     gradients, trained = outcome.gradients or {}, outcome.case.trained
-    unsaid = [s for s in schema.slots if s.role == "logits" and s.shape == ("B", "S", "V") and s.name not in known]
+    unsaid = [s for s in schema.slots if (s.role, s.shape) in _OF_POSITIONS and s.name not in known]
     if not any(s.kind == "model_outputs.logits" or (s.integer and s.token_axis is not None) for s in schema.slots):
         return schema  # beside a mask alone whatever the loss does would be right
     found = {slot.key: _shift(gradients[slot.key], trained) for slot in unsaid if slot.key in gradients}

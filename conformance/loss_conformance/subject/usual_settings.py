@@ -25,9 +25,9 @@ _NAMES: Final[dict[float | int | str, str]] = {
     0.2: "clip_eps eps_clip clip_epsilon clip_range cliprange clip_ratio clip_param epsilon_low eps_low clip_low "
     "clip_ratio_low cliprange_low cliprange_value value_clip vf_clip clip_range_vf",
     0.28: "epsilon_high eps_high clip_high clip_ratio_high cliprange_high",
-    0.5: "alpha vf_coef value_coef value_loss_coef vf_coeff",
+    0.5: "gamma_beta_ratio alpha vf_coef value_coef value_loss_coef vf_coeff",
     0.01: "entropy_coef ent_coef entropy_coeff ent_coeff entropy_weight",
-    1.0: "temperature temp tau t sft_weight nll_weight rpo_alpha",
+    1.0: "loss_scale temperature temp tau t sft_weight nll_weight rpo_alpha",
     2.0: "focal_gamma",
     1.5: "gamma",
     3.0: "clip_ratio_c dual_clip clip_c",

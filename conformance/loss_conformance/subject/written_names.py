@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["BATCHES", "OUTPUTS", "bare", "holder_of", "written"]
+__all__ = ["OUTPUTS", "bare", "holder_of", "holds_a_batch", "written"]
 
-BATCHES: Final = frozenset(
+_BATCHES: Final = frozenset(
     {
         *("batch", "data", "input_data", "minibatch", "mini_batch", "micro_batch", "train_batch", "experience"),
-        *("experiences", "rollout", "rollouts", "rollout_batch", "sample_batch", "batch_data", "data_batch", "inputs"),
+        *("experiences", "rollout", "rollouts", "batch_data", "inputs"),
     }
 )
-"""Arguments that hold what was collected before the step."""
+"""Arguments that hold what was collected before the step, beside all that end in ``_batch``."""
 
 OUTPUTS: Final = frozenset(
     {"outputs", "output", "model_output", "model_outputs", "out", "preds", "predictions", "student_outputs"}
@@ -21,6 +21,11 @@ OUTPUTS: Final = frozenset(
 """Arguments that are what a model computed: one tensor, or an object that holds its logits."""
 
 _WRITTEN: Final = re.compile(r'(\w+)\["(\w+)"\]')
+
+
+def holds_a_batch(argument: str) -> bool:
+    """Return whether an argument of this name holds what was collected before the step."""
+    return argument.lower() in _BATCHES or argument.lower().endswith("_batch")
 
 
 def written(argument: str, key: str) -> str:

@@ -24,6 +24,13 @@ def of_the_next_token(logits, input_ids, mask):
     return -log_p.masked_fill(mask[:, 1:] == 0, 0.0).sum() / mask[:, 1:].sum().clamp(min=1)
 
 
+def from_hidden_states(hidden_states, lm_head_weight, labels):
+    log_p = (hidden_states[:, :-1] @ lm_head_weight.T).log_softmax(-1)
+    kept = labels[:, 1:] != -100
+    terms = -log_p.gather(-1, labels[:, 1:, None].clamp(min=0)).squeeze(-1)
+    return terms.masked_fill(~kept, 0.0).sum() / kept.sum().clamp(min=1)
+
+
 def distance(hydra, mask):
     return hydra[:, :-1].logsumexp(-1).masked_fill(mask[:, 1:] == 0, 0.0).sum()
 
@@ -33,6 +40,10 @@ def test_what_is_said_is_kept_and_what_is_left_open_is_measured(said: str | None
     fields = {**FIELDS, "logits": Field("logits", "B S V", trainable=True, speaks_of=said)}
     slot = slots_of(of_the_next_token, Contract(family="supervised", fields=fields))["logits"]
     assert (slot.shift, slot.later) == (shift, False)
+
+
+def test_hidden_states_speak_of_the_token_their_scores_predict() -> None:
+    assert slots_of(from_hidden_states)["hidden_states"].shift == 1
 
 
 def test_beside_a_mask_alone_nothing_is_measured() -> None:

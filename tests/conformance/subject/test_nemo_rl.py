@@ -86,6 +86,21 @@ class Value:
         return 0.5 * masked_mean(losses, mask, global_valid_toks), {}
 
 
+class NextTokenLogits:
+    """As losses were called before there was an ``input_type``: the scores first."""
+
+    def __call__(self, next_token_logits, data, global_valid_seqs, global_valid_toks, dpo_loss=False):
+        ids = data["input_ids"][:, 1:, None]
+        logprobs = next_token_logits[:, :-1].log_softmax(-1).gather(-1, ids).squeeze(-1)
+        return -masked_mean(logprobs, token_weights(data), global_valid_toks), {}
+
+
+class Rewards:
+    def __call__(self, rewards, data, global_valid_seqs, global_valid_toks):
+        losses = -F.logsigmoid(rewards[::2] - rewards[1::2]) * data["sample_mask"][::2]
+        return losses.sum() / (global_valid_seqs / 2), {}
+
+
 class Distillation:
     input_type = LossInputType.DISTILLATION
 
@@ -154,6 +169,17 @@ LOSSES = [
         },
     ),
     (
+        NextTokenLogits,
+        {},
+        {
+            'batch["input_ids"]': "batch.input_ids B S!",
+            **TOKENS,
+            **COUNTS,
+            "next_token_logits": "model_outputs.logits B S V*>1",
+        },
+    ),
+    (Rewards, {}, {'batch["sample_mask"]': "batch.sample_mask B", **COUNTS, "rewards": "model_outputs.rewards B*"}),
+    (
         Distillation,
         {},
         {
@@ -184,7 +210,7 @@ def test_inputs_are_found(loss, config, expected):
     assert type(subject.protocol) is NeMoRLProtocol
     assert subject.protocol.foreign
     assert shapes(schema) == expected
-    if loss in (DPO, RewardModel):
+    if loss in (DPO, RewardModel, Rewards):
         schema = type(schema)(schema.slots, group=2)
     assert_fed(subject, schema, WITHOUT_ONE_ROW)
 
