@@ -11,6 +11,7 @@ from tests.faults.sound_by_name import BY_NAME
 from tests.faults.sound_choices import CHOICES
 from tests.faults.sound_declared import DECLARED
 from tests.faults.sound_policy import POLICY
+from tests.faults.sound_released import RELEASED
 
 
 class ZLoss(LossFunction):
@@ -209,6 +210,7 @@ SOUND = (
     *BY_NAME,
     *CHOICES,
     *DECLARED,
+    *RELEASED,
     ZLoss,
     FocalLoss,
     LabelSmoothing,

@@ -13,13 +13,16 @@ from loss_conformance.cases.slot import Schema, Slot
 if TYPE_CHECKING:
     from loss_conformance.cases.values import World
 
-__all__ = ["BINARY", "BOOLEAN", "MULTILABEL", "binary_value", "label_value", "with_ignored"]
+__all__ = ["BINARY", "BOOLEAN", "EVENTS", "MULTILABEL", "binary_value", "label_value", "with_ignored"]
 
 BINARY = "binary_targets"
 """Kind of floating-point targets that are exactly 0 or 1."""
 
 BOOLEAN = "boolean_labels"
 """Kind of labels of two classes that arrive as truth values."""
+
+EVENTS = "event_labels"
+"""Kind of labels that are 1 where the event came: without any there is nothing to learn, as where all is masked."""
 
 MULTILABEL = "multilabel_targets"
 """Kind of [B, V] class ids of which the ones before the first -1 count, as ``MultiLabelMarginLoss`` wants them."""
@@ -35,6 +38,8 @@ def label_value(slot: Slot, world: World) -> Tensor:
         low = max(low, 1)
         return low + world.integers((int(slot.high) if slot.high is not None else world.tokens + 1) - low, *shape)
     labels = low + world.integers(_classes(slot, world) - low, *shape)
+    if slot.kind == EVENTS and not bool(labels.any()):
+        labels[0] = 1
     # Of one class alone where nothing is to be told apart.
     return labels[:1].expand(shape).clone() if world.plan.nothing_there and slot.shape == ("B",) else labels
 

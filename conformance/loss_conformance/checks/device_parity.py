@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Final
 
 import torch
 
@@ -10,9 +12,13 @@ from loss_conformance.checks.registry import check
 from loss_conformance.device.real import real_device
 from loss_conformance.device.simulated import DeviceMixed, SimulatedDevice
 from loss_conformance.evaluation import LossRaised
+from loss_conformance.subject.source_code import nodes_of
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["device_agreement"]
+
+DEVICE: Final = re.compile(r"(.*_)?(device|(use_)?(gpu|cuda))", re.IGNORECASE)
+"""What a setting is called that says where tensors are made."""
 
 
 @check(
@@ -31,6 +37,18 @@ def device_agreement(trial: Trial) -> None:
         _on_real_device(trial, device)
     else:
         _on_simulated_device(trial)
+
+
+def _chooses_its_device(trial: Trial) -> bool:
+    """Return whether the loss asks for CUDA itself, or is told: then it may be right there, and a simulation cannot tell."""
+    subject = trial.bench.subject
+    asks = any(getattr(node, "attr", "") == "is_available" for node in nodes_of(subject.loss) or [])
+    told = (
+        any(DEVICE.fullmatch(name) for name in (*subject.settings, *vars(subject.loss)))
+        if hasattr(subject.loss, "__dict__")
+        else False
+    )
+    return trial.foreign and (asks or told)
 
 
 def _on_real_device(trial: Trial, device: torch.device) -> None:
@@ -55,6 +73,7 @@ def _on_simulated_device(trial: Trial) -> None:
                     "every tensor on the device of the inputs",
                     changed="every input moved to a simulated device",
                     traceback=raised.traceback,
+                    guessed=_chooses_its_device(trial),
                 ) from None
             # The same case ran on the CPU: what else goes wrong is the simulation's shortcoming.
             raise NotExercised(f"the simulated device cannot run it: {raised}") from None

@@ -109,9 +109,15 @@ def empty_batch(trial: Trial) -> None:
 
 
 def _require_rows_to_compare(trial: Trial) -> None:
-    """A foreign loss over statistics of the batch need not take a batch of one row; one of answers meets it all the time."""
+    """A foreign loss over statistics of the batch need not take a batch of one row; one of answers meets it all the time.
+
+    Of a single input that nothing else speaks of it is not even known that it has rows.
+    """
     of_answers = trial.facts.contract.family == "policy_gradient"
-    if trial.foreign and not of_answers and len(trial.case.rows) == 1 and trial.bench.coupling is Coupling.ROWS:
+    if not trial.foreign or of_answers or len(trial.case.rows) > 1:
+        return
+    alone = len(trial.case.slots()) == 1 and not trial.facts.any_promised
+    if alone or trial.bench.coupling is Coupling.ROWS:
         raise NotExercised("a single row has no statistics")
 
 

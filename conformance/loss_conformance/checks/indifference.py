@@ -26,6 +26,10 @@ SMOOTHING: Final = re.compile(
 AMOUNTS: Final = (0.1, 0.3)
 SMALLEST: Final = 1e-3
 """A default below it is a constant that keeps a quotient finite."""
+SIDE: Final = re.compile(
+    r"(.*_)?(chosen|rejected|win(ner)?|los(er|e)|preferred|dispreferred|better|worse)(_.*)?", re.IGNORECASE
+)
+"""Inputs of answers that are compared, whatever their shape is."""
 OF_ANSWERS: Final = ("logits", "logprobs", "values", "rewards")
 
 
@@ -121,7 +125,7 @@ def _at_no_margin(trial: Trial, case: Case, plain: Evaluation, name: str) -> boo
     A margin would tell them apart, and so would their lengths, where log-probabilities are added up.
     """
     settings = trial.bench.subject.settings
-    compared = case.schema.group > 1 or any(slot.kind.startswith("pair.") for slot in case.slots())
+    compared = case.schema.group > 1 or any(SIDE.fullmatch(slot.name) for slot in case.slots())
     if not compared:
         return True
     others = {other: 2 * value for other, value in settings.items() if isinstance(value, float) and other != name}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import torch
 from torch import Tensor
 
@@ -17,6 +20,9 @@ from loss_conformance.subject.signatures import parameters_of
 from loss_conformance.trial import Broken, NotExercised, Trial
 
 __all__ = ["absent_rows", "padding"]
+
+OVERLAP: Final = re.compile(r"dice|tversky|iou|jaccard|lovasz|overlap", re.IGNORECASE)
+"""What losses are called whose terms are whole pictures, whatever they are fed."""
 
 
 @check(
@@ -64,7 +70,9 @@ def absent_rows(trial: Trial) -> None:
         raise NotExercised("its rows are addressed by index")
     if _masks_parts_alone(trial.case):
         raise NotExercised("its mask is of other parts of a row than those that are trained")
-    _require_unchanged(trial, append_masked_rows(trial.case), "one row of weight 0 appended")
+    # A picture none of whose pixels counts may be a term of 0 in the mean over pictures.
+    guessed = trial.foreign and not trial.facts.any_promised and bool(OVERLAP.search(trial.bench.subject.target))
+    _require_unchanged(trial, append_masked_rows(trial.case), "one row of weight 0 appended", guessed=guessed)
 
 
 def _masks_rows(trial: Trial) -> bool:
@@ -134,12 +142,12 @@ def _not_set(trial: Trial) -> list[str]:
     return [name for name, value in trial.bench.subject.settings.items() if value is None] + arguments
 
 
-def _require_unchanged(trial: Trial, grown: Case, change: str) -> None:
+def _require_unchanged(trial: Trial, grown: Case, change: str, guessed: bool = False) -> None:
     base = trial.finite_base
     got = trial.evaluate(grown)
-    trial.require_value(got, base, change)
+    trial.require_value(got, base, change, guessed=guessed)
     kept = {key: _old_part(gradient, base.gradients[key]) for key, gradient in got.gradients.items()}
-    trial.require_gradients(kept, base.gradients, change)
+    trial.require_gradients(kept, base.gradients, change, guessed=guessed)
 
 
 def _old_part(grown: Tensor, old: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loss_conformance.cases.label_values import BOOLEAN
+from loss_conformance.cases.label_values import BOOLEAN, EVENTS
 from loss_conformance.subject.reading import BINARY_TARGET, ROWS, Form, Forms, Reading
 
 __all__ = ["readings_of_outcomes"]
@@ -52,7 +52,10 @@ def _of_hazards() -> list[Reading]:
 
 def _of_risks() -> list[Reading]:
     """Return the readings of proportional hazards: the time of each row, and whether the event came then."""
-    events: list[Form] = [("labels", "B", {"high": 2.0}), ("labels", "B", {"high": 2.0, "kind": BOOLEAN})]
+    events: list[Form] = [
+        ("labels", "B", {"high": 2.0, "kind": EVENTS}),
+        ("labels", "B", {"high": 2.0, "kind": BOOLEAN}),
+    ]
     return [
         Reading(
             "one risk per row [B] with its time and event",
