@@ -224,6 +224,16 @@ class Bench:
             self._comparisons[key] = Comparison(Bench(reference_subject(name, settings), self.seed))
         return self._comparisons[key]
 
+    def baseline_with(self, changed: Mapping[str, Any]) -> Comparison | None:
+        """Return the comparison with the given baseline so changed; ``None`` where it has no such setting, or refuses it."""
+        given = self.baseline
+        if given is None or given.rebuild is None or not changed.keys() <= given.settings.keys():
+            return None
+        try:
+            return Comparison(Bench(replace(given, loss=given.rebuild(changed)), self.seed))
+        except Exception:  # whatever the code of the baseline raises
+            return None
+
     def case(self, plan: Plan, route: int, dtype: torch.dtype | None = None) -> Case:
         """Return the case of a plan, in the working precision; built once."""
         key = (plan, route)

@@ -144,7 +144,6 @@ FAULTS = (
             options={"direction": Option(values=("forward", "reverse"))},
         ),
         bare=UNSEEN,
-        advice=True,
         profile="standard",
     ),
     Fault(

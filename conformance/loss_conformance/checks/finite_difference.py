@@ -17,7 +17,7 @@ from loss_conformance.evaluation import Evaluation
 from loss_conformance.report.numbers import number
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["finite_difference"]
+__all__ = ["finite_difference", "require_slopes"]
 
 DIRECTIONS: Final = 3
 
@@ -35,7 +35,7 @@ DIRECTIONS: Final = 3
 )
 def finite_difference(trial: Trial) -> None:
     for how in (_as_called(trial), *_unreduced(trial)):
-        _require_slopes(trial, how)
+        require_slopes(trial, how)
 
 
 def _as_called(trial: Trial) -> dict[str, Any]:
@@ -56,7 +56,12 @@ def _unreduced(trial: Trial) -> list[dict[str, Any]]:
     return [how] if bool(torch.isfinite(value)) else []
 
 
-def _require_slopes(trial: Trial, how: dict[str, Any]) -> None:
+def require_slopes(trial: Trial, how: dict[str, Any]) -> None:
+    """Demand that backward agrees with the finite difference of the loss evaluated in this way.
+
+    Raises:
+        Broken: it does not; its ``cause`` names the factor by which the gradient is too large, where it is one.
+    """
     base = trial.evaluate(trial.case, **how) if how else trial.finite_base
     if "loss" in how:
         base = replace(base, parameters={})  # those of the loss under test, which are moved in it alone

@@ -10,6 +10,7 @@ from torch import Tensor
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
 from loss_conformance.cases.token_grid import LOGPROBS, OTHER_POLICIES, of_tokens, on_policy, policy_slopes
+from loss_conformance.checks.conditions import declared_only
 from loss_conformance.checks.context import whitens_advantages
 from loss_conformance.checks.registry import check
 from loss_conformance.report.numbers import number
@@ -52,8 +53,8 @@ def on_policy_gradient(trial: Trial) -> None:
     moved = response.abs() > tolerance.bound
     wrong = moved & (torch.sign(response) == torch.sign(raised)) & _by_token(case, slot, response, moved)
     if not bool(moved.any()):
-        raise NotExercised("the gradient does not depend on the advantages here")
-    if bool(wrong.any()) and not _at_a_kink(trial, case):
+        _require_felt(trial, one, slot, before)
+    if bool(wrong.any()) and not any(_at_a_kink(trial, each) for each in (case, one, other)):
         row, token = (int(i) for i in wrong.nonzero()[0])
         declared = trial.facts.origin.get("family") == "declared"
         raise Broken(
@@ -69,6 +70,25 @@ def on_policy_gradient(trial: Trial) -> None:
             declare="" if declared else f"Contract(family=...) if {trial.facts.contract.family!r} is not what it is",
         )
     _require_unit(trial, case, raised, response, tolerance.bound)
+
+
+def _require_felt(trial: Trial, case: Case, slot: Slot, slopes: Tensor) -> None:
+    """Demand that a gradient turns with the advantages, which a row may see the mean of alone.
+
+    Raises:
+        Broken: it is the same where all of them have the opposite sign.
+    """
+    opposite = _slopes(trial, case.with_tensors({slot.key: -case.tensor(slot)}))
+    bound = trial.gradient_tolerance("", slopes).bound
+    if not bool((slopes != 0).any()) or bool(((opposite - slopes).abs() > bound).any()) or _at_a_kink(trial, case):
+        raise NotExercised("exchanging high and low advantages does not change the gradient here")
+    raise Broken(
+        "the same gradient whatever the advantages are",
+        "a gradient in proportion to them",
+        changed=f"advantages of {HIGH:g} and {LOW:g} exchanged, and the sign of all of them",
+        cause="the term is not multiplied by its advantage, which is read for its sign, or for a mask, alone.",
+        **declared_only(trial, "family", doubtful=trial.foreign),
+    )
 
 
 def _require_unit(trial: Trial, case: Case, raised: Tensor, response: Tensor, bound: float) -> None:
@@ -145,7 +165,10 @@ def _by_token(case: Case, slot: Slot, response: Tensor, moved: Tensor) -> Tensor
 
 
 def _at_a_kink(trial: Trial, case: Case) -> bool:
-    """Return whether the gradient jumps beside the policy: a penalty \\|lp - lp_ref\\|, or a clip of width 0."""
+    """Return whether the gradient jumps beside the policy: a penalty \\|lp - lp_ref\\|, or a clip of width 0.
+
+    Advantages may choose the tokens that are penalised, so it is asked with each of those that are compared.
+    """
     changed: dict[str, Any] = {}
     for slot in case.slots():
         if slot.kind in OTHER_POLICIES:

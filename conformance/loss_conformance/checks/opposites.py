@@ -7,12 +7,17 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.perturb import shares
-from loss_conformance.cases.token_grid import LOGPROBS, of_tokens
+from loss_conformance.cases.token_grid import LOGPROBS, of_tokens, on_policy, policy_logprobs, policy_slopes
+from loss_conformance.checks.conditions import declared_only, unless
 from loss_conformance.checks.registry import check
 from loss_conformance.trial import Broken, NotExercised, Trial
 
-__all__ = ["reference_opposes", "strayed_values_return"]
+__all__ = ["pulled_to_teacher", "reference_opposes", "rewards_oppose", "strayed_values_return"]
 
+REWARD = 0.5
+"""By how much rewards are moved."""
+FEWEST_TOKENS = 6
+TEACHER = "batch.teacher_logprobs"
 STRAYED = 1.0
 """By how much a value has moved away from its return: beyond every usual clip."""
 
@@ -78,6 +83,84 @@ def strayed_values_return(trial: Trial) -> None:
             changed=f"every value moved by {STRAYED:g} from its old one, away from the return",
             guessed=trial.facts.origin.get("family") != "declared",
         )
+
+
+@check(
+    group="direction",
+    statement="Moving the rewards of the two answers of a pair apart, one down and one up, changes L.",
+    over=("typical", "full"),
+    why="Which answer is better, and by how much, is their difference; their sum says how easy the prompt was.",
+    cause="rewards_chosen + rewards_rejected for their difference, or one of the two read alone.",
+    fix="rewards[0::2] - rewards[1::2].",
+    applies=lambda trial: unless("stochastic", "coupled")(trial) or _unless_rewarded(trial),
+)
+def rewards_oppose(trial: Trial) -> None:
+    case, base, rewards = trial.case, trial.finite_base, trial.case.schema.find("batch.rewards")
+    assert rewards is not None
+    step = REWARD * torch.tensor([1.0, -1.0]).repeat(len(case.rows) // 2).to(case.tensor(rewards))
+
+    def moves(by: Tensor) -> bool:
+        return any(trial.moves(base, trial.evaluate(case.with_tensors({rewards.key: case.tensor(rewards) + by}))))
+
+    alone = [moves(step.clamp(min=0)), moves(step.clamp(max=0))]
+    if all(alone) and not moves(step):
+        raise Broken(
+            "L and its gradient do not change, though they do with either alone",
+            "an L that depends on the difference of the two",
+            changed="the reward of every chosen answer raised, that of every rejected one lowered as much",
+            **declared_only(trial, "family"),
+        )
+    if any(alone) and not all(alone):
+        side = "rejected" if alone[0] else "chosen"
+        raise Broken(
+            f"the rewards of the {side} answers change nothing",
+            "an L that depends on the rewards of both",
+            changed=f"the reward of every {side} answer",
+            guessed=True,
+        )
+
+
+@check(
+    group="direction",
+    statement="On tokens the student sampled, it is pulled towards the log-probabilities of the teacher, not away from them.",
+    over=("typical", "full"),
+    why="A flipped sign makes the student avoid what the teacher likes, while the loss moves as it would in training.",
+    cause="teacher - student as the weight of the log-probability, without the minus in front.",
+    fix="loss = -(lp_teacher - lp).detach() * lp.",
+    applies=lambda trial: (
+        None
+        if trial.facts.contract.family == "distillation" and trial.case.schema.find(TEACHER) is not None
+        else "it reads no log-probabilities of a teacher"
+    ),
+)
+def pulled_to_teacher(trial: Trial) -> None:
+    towards = away = 0
+    for drawn, _ in trial.bench.cases_of(("typical", "full"), 4):
+        case, slot = on_policy(drawn), drawn.schema.find(TEACHER)
+        if case is None or slot is None or slot.key not in case.tensors:
+            continue
+        own, slopes = policy_logprobs(case), policy_slopes(case, dict(trial.evaluate(case).gradients))
+        if own is None or slopes is None:
+            continue
+        trained = case.trained & (case.rows != 0)[:, None]
+        wanted = torch.sign(of_tokens(case, slot, case.tensor(slot)) - own)[trained]
+        pull = -torch.sign(torch.nan_to_num(slopes))[trained] * wanted
+        towards, away = towards + int((pull > 0).sum()), away + int((pull < 0).sum())
+    if towards + away < FEWEST_TOKENS:
+        raise NotExercised("too few sampled tokens receive gradient to tell")
+    if towards == 0:
+        raise Broken(
+            f"all {away} tokens are pushed away from the teacher",
+            "a pull towards it",
+            **declared_only(trial, "family"),
+        )
+
+
+def _unless_rewarded(trial: Trial) -> str | None:
+    if trial.facts.contract.family != "preference" or not trial.case.schema.paired:
+        return "it compares no answers in pairs"
+    rewards = trial.case.schema.find("batch.rewards")
+    return None if rewards is not None and rewards.shape == ("B",) else "it reads no rewards of them"
 
 
 def _moved_apart(case: Case, side: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from loss_conformance.bench import Bench
 from loss_conformance.checks.conditions import unless, unless_rebuilt
 from loss_conformance.checks.other_settings import named_values, rebuilt_with_each
-from loss_conformance.checks.registry import Check, Cost, Severity, check, every_check
+from loss_conformance.checks.registry import Check, Cost, check, every_check
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.subject.protocol import CannotFeed
 from loss_conformance.subject.subject import TargetError
@@ -22,7 +22,12 @@ SCALES: Final = re.compile(r".*(reduc|agg|norm|mean|average|divi|scale|level).*"
 """What a setting is called, or a choice of it, that says what to divide by."""
 LAYS_OUT: Final = re.compile(r".*(layout|interleav|batch_first).*", re.IGNORECASE)
 """What a setting is called that says which rows belong together: batches here are laid out for the one in force."""
-OF_ANY_MODE: Final = ("finite_value", "finite_gradient", "mask_value", "batch_permutation", "common_divisor")
+AS_IT_IS_MEANT: Final = ("common_divisor", "wanted_direction", "rejected_is_not_raised")
+"""Laws that a choice may break on purpose: a sum, or another goal, no contract says of one choice."""
+OF_ANY_MODE: Final = (
+    *("finite_value", "finite_gradient", "mask_value", "batch_permutation", "smoothing_keeps_the_total"),
+    *AS_IT_IS_MEANT,
+)
 OF_A_MEAN: Final = ("duplicate_rows", "microbatch")
 
 
@@ -31,7 +36,6 @@ OF_A_MEAN: Final = ("duplicate_rows", "microbatch")
     statement="With every choice of a setting L is finite, ignores what is masked and the order of rows, and is divided "
     "as the contract says.",
     over=("typical", "never_chosen"),
-    severity=Severity.ADVICE,
     cost=Cost.STANDARD,
     why="The branch nobody tests is the one somebody turns on: it is divided twice, or never sees the mask.",
     cause="a branch that was not changed when the other one was.",
@@ -59,6 +63,7 @@ def laws_hold_in_every_mode(trial: Trial) -> None:
                     changed=f"{name} = {value!r}" + (f"; {broken.changed}" if broken.changed else ""),
                     tolerance=broken.tolerance,
                     cause=f"with {name} = {value!r} this no longer holds: {law.statement}",
+                    guessed=law.name in AS_IT_IS_MEANT or name not in trial.facts.contract.options,
                 ) from None
     if not tried:
         raise NotExercised("no other choice could be tried")
@@ -92,8 +97,16 @@ def _in_mode(trial: Trial, name: str, value: Any, loss: Any) -> Trial:
         NotExercised: with that setting it cannot be fed.
     """
     subject = trial.bench.subject
+    constructed = subject.rebuild
+    assert constructed is not None
+    in_mode = replace(
+        subject,
+        loss=loss,
+        settings={**subject.settings, name: value},
+        rebuild=lambda changed: constructed({name: value, **changed}),
+    )
     try:
-        bench = Bench(replace(subject, loss=loss, settings={**subject.settings, name: value}), trial.bench.seed)
+        bench = Bench(in_mode, trial.bench.seed)
     except (CannotFeed, TargetError) as refused:
         raise NotExercised(f"with {name} = {value!r} it cannot be fed: {refused}") from None
     bench.pool = trial.bench.pool

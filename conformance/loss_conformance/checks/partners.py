@@ -13,7 +13,7 @@ from torch import Tensor
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Slot
 
-__all__ = ["Partners", "partners_of", "wrong_order"]
+__all__ = ["Partners", "partners_of", "strangers_of", "wrong_order"]
 
 ANCHOR: Final = re.compile("(.*_)?(anchors?|query|queries|images?|img)(_.*)?", re.IGNORECASE)
 POSITIVE: Final = re.compile("(.*_)?(positives?|pos)(_.*)?", re.IGNORECASE)
@@ -83,6 +83,30 @@ def wrong_order(case: Case) -> tuple[Case, Slot, Slot] | None:
     if not a.shape == n.shape == case.tensor(positive).shape or not (positive.trainable and negative.trainable):
         return None
     return case.with_tensors({positive.key: n + STEP * (n - a)}), positive, negative
+
+
+def strangers_of(case: Case) -> tuple[Build, Build] | None:
+    """Return how to make negatives coincide with their anchors, and how to make them opposite; ``None`` without negatives."""
+    embeddings = [slot for slot in case.slots() if slot.role == "embeddings" and slot.key in case.tensors]
+    if case.schema.find("batch.negative_pairs") is not None:
+        if case.schema.find("batch.positive_pairs") is None or len(embeddings) != 1 or len(case.rows) < 3:
+            return None
+        key = embeddings[0].key
+        return lambda c: _with_stranger(c, key, 1.0), lambda c: _with_stranger(c, key, -1.0)
+    anchor, _, sure = _two_sides(embeddings)
+    negative = next((slot for slot in embeddings if NEGATIVE.fullmatch(slot.name)), None)
+    if anchor is None or negative is None or not sure or case.tensor(anchor).shape != case.tensor(negative).shape:
+        return None
+    a, n = anchor.key, negative.key
+    return lambda c: c.with_tensors({n: c.tensors[a].clone()}), lambda c: c.with_tensors({n: -c.tensors[a]})
+
+
+def _with_stranger(case: Case, key: str, sign: float) -> Case:
+    """Return the case in which rows 0 and 1 are every positive pair and coincide, 0 and 2 every negative one."""
+    paired = _paired_up(case, key, 1)
+    x = paired.tensors[key].clone()
+    x[2] = sign * x[0]
+    return paired.with_tensors({key: x})
 
 
 def _two_sides(embeddings: list[Slot]) -> tuple[Slot | None, Slot | None, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from loss_conformance.trial import Broken, NotExercised, Trial
 __all__ = ["clip_side", "drift_is_corrected", "pulled_to_reference"]
 
 FEWEST_TOKENS = 4
-DRIFT = 0.375
+DRIFTS = (0.375, 0.5)
 """By how much a log-probability has moved the wrong way: beyond every usual clip, and short of a second one."""
 NEAREST_DUAL_CLIP = math.log(1.5)
 """The smallest log-ratio at which a second clip may stop a token of negative advantage; 3 is usual for the ratio."""
@@ -120,12 +121,12 @@ def drift_is_corrected(trial: Trial) -> None:
 def _of_single_tokens(trial: Trial) -> Iterator[tuple[Case, Evaluation]]:
     """Yield cases with one trained token per row, moved against its advantage: there an answer's ratio is its token's."""
     route = trial.bench.route_of(trial.case)
-    for plan in trial.bench.pool["off_policy"]:
+    for plan, drift in product(trial.bench.pool["off_policy"], DRIFTS):
         case = trial.bench.case(replace(plan, tokens=2, mask="full"), route)
         own, old, advantages = policy_logprobs(case), case.schema.find("batch.prev_logprobs"), _advantages(case)
         if own is None or old is None or advantages is None or old.token_axis is None:
             return
-        before = (own + DRIFT * torch.sign(advantages)).clamp(max=0.0)
+        before = (own + drift * torch.sign(advantages)).clamp(max=0.0)
         case = case.with_tensors({old.key: before[:, old.shift : old.shift + case.tensor(old).shape[1]]})
         yield case, trial.evaluate(case)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 
 from loss_conformance.cases.transform import group_size, other_content, select_rows
 from loss_conformance.checks.conditions import unless
@@ -31,19 +34,30 @@ def batch_permutation(trial: Trial) -> None:
     groups = torch.arange(len(case.rows)).reshape(-1, size)
     if len(groups) < 2 or not any(slot.row_axis is not None for slot in case.slots()):
         raise NotExercised("a single row has only one order")
-    order = torch.roll(groups, 1, 0).flatten()
-    got = trial.evaluate(select_rows(case, order))
-    change = f"rows in the order {order.tolist()}"
     # Some that mine pairs take the first they find.
     mines = {"embeddings", "labels"} <= {slot.role for slot in case.slots()}
-    guessed = trial.foreign and not trial.facts.any_promised and mines
-    trial.require_value(got, base, change, guessed=guessed)
-    moved = {
-        slot.key: base.gradients[slot.key].index_select(slot.row_axis, order)
-        for slot in case.slots()
-        if slot.key in base.gradients and slot.row_axis is not None
-    }
-    trial.require_gradients(got.gradients, moved, change, guessed=guessed)
+    # And of a single input that nothing else speaks of it is not known that its first axis is one of rows.
+    guessed = trial.foreign and not trial.facts.any_promised and (mines or len(case.slots()) == 1)
+    for order in _orders(groups):
+        got = trial.evaluate(select_rows(case, order))
+        change = f"rows in the order {order.tolist()}"
+        trial.require_value(got, base, change, guessed=guessed)
+        moved = {
+            slot.key: base.gradients[slot.key].index_select(slot.row_axis, order)
+            for slot in case.slots()
+            if slot.key in base.gradients and slot.row_axis is not None
+        }
+        trial.require_gradients(got.gradients, moved, change, guessed=guessed)
+
+
+def _orders(groups: Tensor) -> Iterator[Tensor]:
+    """Yield the last group first, then, of three or more, the last and the first exchanged.
+
+    Rows dealt into groups along a wrong axis keep their company when all of them move on by one.
+    """
+    yield torch.roll(groups, 1, 0).flatten()
+    if len(groups) > 2:
+        yield torch.cat((groups[-1:], groups[1:-1], groups[:1])).flatten()
 
 
 @check(
