@@ -86,7 +86,9 @@ _WHOLE_NAMES: Final[dict[str, str]] = {
     "ref_logits reference_logits ref_model_logits base_logits base_model_logits",
     "student_probabilities": "student_probs student_prob",
     "teacher_probabilities": "teacher_probs teacher_prob",
-    "embedding": "anchor anchors positive positives negative negatives query queries key keys pos neg features embeddings "
+    "teacher_embedding": "f_t feat_t feats_t",
+    "embedding": "f_s feat_s feats_s "
+    "anchor anchors positive positives negative negatives query queries key keys pos neg features embeddings "
     "embedding feats x1 x2 input1 input2 z1 z2 z_i z_j zis zjs emb1 emb2 emb_i emb_j output1 output2 image_features "
     "text_features image_embeds text_embeds image_embeddings text_embeddings positive_key positive_keys negative_key "
     "negative_keys x_features y_features anchor_embeddings query_embeddings key_embeddings z documents passages document "
