@@ -33,6 +33,7 @@ from loss_conformance.subject.handing_through import HandingThrough
 from loss_conformance.subject.interface import PROBE
 from loss_conformance.subject.reference import reference_subject, require_registered
 from loss_conformance.subject.result import result_of
+from loss_conformance.subject.setting_names import settings_in_force
 from loss_conformance.subject.subject import Subject
 
 __all__ = ["Bench"]
@@ -56,7 +57,7 @@ class Bench:
         declared = declared_contract(subject)
         require_registered(declared, subject.target)
         if declared.baseline is not None:
-            reference_subject(declared.baseline, subject.settings)  # refused here, rather than in the middle of a law
+            reference_subject(declared.baseline, settings_in_force(subject))  # refused here, rather than in the middle of a law
         untouched = _before_any_call(subject.loss)
         self._bases: dict[int, tuple[Case, Evaluation]] = {}
         self._comparisons: dict[str, Comparison] = {}
@@ -220,7 +221,7 @@ class Bench:
         """Return the comparison with a reference loss, set up with the settings this loss, so changed, shares with it."""
         key = f"{name} {changed}"
         if key not in self._comparisons:
-            settings = {**self.subject.settings, **(changed or {})}
+            settings = {**settings_in_force(self.subject), **(changed or {})}
             self._comparisons[key] = Comparison(Bench(reference_subject(name, settings), self.seed))
         return self._comparisons[key]
 

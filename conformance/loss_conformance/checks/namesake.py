@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Final
+from typing import Any, Final
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.off_ties import off_ties
@@ -16,7 +16,7 @@ from loss_conformance.conventions import conventions
 from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.facts.namesakes import is_reference, namesakes
 from loss_conformance.report.numbers import number
-from loss_conformance.subject.setting_names import shared_settings
+from loss_conformance.subject.setting_names import settings_in_force, shared_settings
 from loss_conformance.subject.subject import TargetError
 from loss_conformance.trial import Broken, NotExercised, Trial
 from loss_reference.interface import LossFunction
@@ -27,6 +27,7 @@ __all__ = ["namesake"]
 
 OVER: Final = ("typical", "off_policy", "full")
 COUNTS: Final = 5
+MOST_VALUES: Final = 3
 
 
 def _bears_a_name(trial: Trial) -> str | None:
@@ -53,29 +54,35 @@ def namesake(trial: Trial) -> None:
     if not _likeness(trial, names, {}):
         raise NotExercised(f"it is not fed what {' or '.join(names)} reads")
     for changed in _other_settings(trial, names):
-        _likeness(trial, names, changed)
+        # A value of the reference may be none of this loss, or make it a loss of more parts.
+        with contextlib.suppress(NotExercised, LossRaised, Malformed):
+            _likeness(trial, names, changed)
 
 
-def _likeness(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]) -> bool:
+def _likeness(trial: Trial, names: tuple[str, ...], changed: Mapping[str, Any]) -> bool:
     """Return whether the loss, with these settings changed, could be compared with its namesakes.
 
     Raises:
         Broken: it is none of them in any convention.
     """
     sides = list(_beside_each(trial, names, changed))
-    asked = [each for side in sides for each in side.conventions()]
+    asked, breaks = [], []
+    for each in (convention for side in sides for convention in side.conventions()):
+        asked.append(each)
+        if each.factor is not None:
+            broken = _broken_gradient(each)
+            if broken is None:
+                return True
+            breaks.append(broken)
+    if breaks:
+        raise breaks[0]
     if not asked:
         return False
-    said = ", ".join(f"{name} = {value:g}" for name, value in changed.items())
-    alike = [each for each in asked if each.factor is not None]
-    if alike:
-        breaks = [_broken_gradient(each) for each in alike]
-        if None not in breaks:
-            assert breaks[0] is not None
-            raise breaks[0]
-        return True
+    said = ", ".join(f"{name} = {value!r}" for name, value in changed.items())
     for side in sides:
         side.require_no_more_inputs()
+    if changed and _has_own_numbers(trial, names):
+        raise NotExercised("it has a number of its own, which may act beside this setting")
     _require_no_more_terms(trial, names, changed)
     first = asked[0].answers[0]
     conventions_tried = f"one of {len(asked)} conventions of {' or '.join(names)}"
@@ -83,7 +90,7 @@ def _likeness(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]
     raise Broken(first.got.value, wanted, changed=said, guessed=True)
 
 
-def _require_no_more_terms(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]) -> None:
+def _require_no_more_terms(trial: Trial, names: tuple[str, ...], changed: Mapping[str, Any]) -> None:
     """Stop where the loss is its namesake once a number it alone is set by is 0: a margin, the weight of a further term.
 
     Raises:
@@ -91,32 +98,53 @@ def _require_no_more_terms(trial: Trial, names: tuple[str, ...], changed: Mappin
     """
     settings = trial.bench.subject.settings
     for name, value in settings.items() if trial.bench.subject.rebuild is not None else ():
-        known = any(shared_settings({name: value}, settings_of(registry.get(each))) for each in names)
-        if known or not isinstance(value, float) or not value:
+        if not isinstance(value, float) or not value or any(_shares(settings, {name: 0.0}, each) for each in names):
             continue
-        without = [each for side in _beside_each(trial, names, {**changed, name: 0.0}) for each in side.conventions()]
-        if any(each.factor is not None and _broken_gradient(each) is None for each in without):
-            raise NotExercised(f"with {name} = 0 it is its namesake: a loss of more parts")
+        with contextlib.suppress(LossRaised, Malformed):  # it may decline 0
+            without = [c for side in _beside_each(trial, names, {**changed, name: 0.0}) for c in side.conventions()]
+            if any(each.factor is not None and _broken_gradient(each) is None for each in without):
+                raise NotExercised(f"with {name} = 0 it is its namesake: a loss of more parts")
 
 
-def _beside_each(trial: Trial, names: tuple[str, ...], changed: Mapping[str, float]) -> Iterator[_SideBySide]:
+def _beside_each(trial: Trial, names: tuple[str, ...], changed: Mapping[str, Any]) -> Iterator[_SideBySide]:
     for name in names:
         with contextlib.suppress(TargetError, ValueError):  # a setting it does not have, or does not allow
             yield _SideBySide(trial, name, changed)
 
 
-def _other_settings(trial: Trial, names: tuple[str, ...]) -> Iterator[dict[str, float]]:
-    """Yield each number this loss and a namesake are both set by, at another value: some mistakes hide at a default."""
+def _other_settings(trial: Trial, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Yield each setting this loss and a namesake both have, at other values: some mistakes hide at a default."""
     settings = trial.bench.subject.settings
     if trial.bench.subject.rebuild is None:
         return
-    known = [settings_of(registry.get(name)) for name in names]
     for name, value in settings.items():
-        if not isinstance(value, float):
-            continue
-        other = value / 2 if value else 0.1
-        if any(shared_settings(settings, each) != shared_settings({**settings, name: other}, each) for each in known):
-            yield {name: other}
+        for other in _other_values(name, value, names):
+            if any(_shares(settings, {name: other}, each) for each in names):
+                yield {name: other}
+
+
+def _has_own_numbers(trial: Trial, names: tuple[str, ...]) -> bool:
+    """Return whether the loss is set by a number that no namesake has: it may be another constant of theirs."""
+    settings = trial.bench.subject.settings
+    own = (name for name, value in settings.items() if type(value) is float)
+    return any(not any(_shares(settings, {name: settings[name] / 2 + 1}, each) for each in names) for name in own)
+
+
+def _shares(settings: Mapping[str, Any], changed: Mapping[str, Any], name: str) -> bool:
+    """Return whether the reference of this name is set up differently with a setting so changed."""
+    known = settings_of(registry.get(name))
+    return shared_settings(settings, known) != shared_settings({**settings, **changed}, known)
+
+
+def _other_values(name: str, value: Any, names: tuple[str, ...]) -> list[Any]:
+    """Return what a setting is changed to: what a reference says it may be, its end points among them, or a neighbour."""
+    if isinstance(value, bool):
+        return [not value]
+    options = [option for each in names if (option := registry.get(each).contract.options.get(name)) is not None]
+    listed = [other for option in options for other in option.values if type(other) is type(value) and other != value]
+    if listed or not isinstance(value, float):
+        return list(dict.fromkeys(listed))[:MOST_VALUES]
+    return [value / 2 if value else 0.1]
 
 
 @dataclass(frozen=True)
@@ -153,11 +181,11 @@ class _Convention:
 class _SideBySide:
     """A loss beside a reference it is named after."""
 
-    def __init__(self, trial: Trial, name: str, changed: Mapping[str, float]) -> None:
+    def __init__(self, trial: Trial, name: str, changed: Mapping[str, Any]) -> None:
         subject = trial.bench.subject
         self.loss = subject.rebuild(changed) if changed and subject.rebuild is not None else None
         self.comparison = trial.bench.compared_with(name, changed)
-        self.losses = list(conventions(registry.get(name), {**subject.settings, **changed}))
+        self.losses = list(conventions(registry.get(name), {**settings_in_force(subject), **changed}))
         trials = [Trial(trial.bench, case) for case, _ in trial.bench.cases_of(OVER, 2) if _is_ordinary(case)]
         self.fed = [(each, _one_advantage_per_row(self.comparison.common(each))) for each in trials]
         self.ours = [self.comparison.ours(each, common, self.loss) for each, common in self.fed]

@@ -18,6 +18,7 @@ _ALSO_CALLED: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("labelsmoothing", "labelsmoother"), ("label_smoothed_ce",)),
     **{kind: (f"kl_{kind}",) for kind in ("k1", "k2", "k3")},
     "forwardkl": ("forward_kl", "soft_ce"),
+    **{f"{skewed}{way}kl": (f"skew_{way}_kl",) for skewed in ("skew", "skewed") for way in ("forward", "reverse")},
     "focal": ("focal_ce",),
     "clip": ("clip_symmetric",),
     "ppo": ("ppo_clip", "ppo_dual_clip"),

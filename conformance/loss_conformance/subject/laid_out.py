@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 import torch
+from torch import Tensor
 
 from loss_conformance.cases.case import Case
 from loss_conformance.cases.slot import Schema
@@ -19,6 +20,7 @@ __all__ = ["LaidOutProtocol", "NoCounterpart"]
 
 _EMBEDDINGS: Final = ("embeddings", "image_embeddings", "text_embeddings")
 _TRIPLET: Final = ("anchor_embeddings", "positive_embeddings", "negative_embeddings")
+_MISMATCHED: Final = ("pair.policy_other_logps", "pair.reference_other_logps")
 _OF_THE_MODEL: Final = {
     **{name: name for name in ("logits", "next_token_logprobs", *_EMBEDDINGS, *_TRIPLET)},
     "values of the model": "values",
@@ -50,17 +52,32 @@ class LaidOutProtocol(CallingProtocol):
         Raises:
             NoCounterpart: an argument of the other loss has no place in a batch.
         """
-        given = _arguments(case)
+        others, given = _without_mismatched(_arguments(case))
         if any(argument.meaning.startswith("pair.") for argument in given):
             fields = pairs_laid_out(given)
         elif any(argument.meaning == "embedding" for argument in given):
             fields = embeddings_laid_out(given)
         else:
             fields = tokens_laid_out(given)
+        fields |= others
         if self.summed:
             fields |= {"global_valid_toks": torch.tensor(1.0), "global_valid_seqs": torch.tensor(float(self.groups))}
         outputs = {known: fields.pop(name) for name, known in _OF_THE_MODEL.items() if name in fields}
         return loss.compute_loss(fields, ModelOutputs(outputs))
+
+
+def _without_mismatched(given: list[Argument]) -> tuple[dict[str, Tensor], list[Argument]]:
+    """Return what the log-probabilities of mismatched answers say, from which KTO takes its reference point, and the rest."""
+    found = {argument.meaning: argument.numbers for argument in given if argument.meaning in _MISMATCHED}
+    rest = [argument for argument in given if argument.meaning not in _MISMATCHED]
+    if len(found) < len(_MISMATCHED):
+        return {}, given
+    ratios = (found[_MISMATCHED[0]] - found[_MISMATCHED[1]]).detach()
+    paired = any(argument.meaning.startswith("pair.") for argument in rest)
+    rows = {"mismatched_log_ratios": ratios.repeat_interleave(2) if paired else ratios}
+    if paired:
+        rows["labels"] = torch.tensor([1, 0]).repeat(len(ratios))
+    return rows, rest
 
 
 def _arguments(case: Case) -> list[Argument]:

@@ -52,7 +52,7 @@ _WHOLE_NAMES: Final[dict[str, str]] = {
     "token_rewards": "token_level_rewards token_level_scores token_rewards per_token_rewards",
     "tie": "is_tie is_tied",
     "rows_there": "valid_pairs",
-    "rows_mask": "sample_mask row_mask rows_mask seq_mask sequence_mask loss_multiplier has_eos ends_with_eos",
+    "rows_mask": "pair_mask sample_mask row_mask rows_mask seq_mask sequence_mask loss_multiplier has_eos ends_with_eos",
     "row_weights": "sample_weight sample_weights example_weight example_weights instance_weights",
     "ratio": "ratio ratios importance_ratio importance_ratios importance_weights is_ratio prob_ratio",
     "log_ratio": "log_ratio log_ratios logratio logratios",

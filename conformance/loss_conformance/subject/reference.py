@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loss_conformance.subject.interface import InterfaceProtocol
-from loss_conformance.subject.setting_names import shared_settings
+from loss_conformance.subject.setting_names import settings_in_force, shared_settings
 from loss_conformance.subject.subject import Subject, TargetError
 from loss_reference.contract import Contract
 from loss_reference.names import nearest_name
@@ -67,5 +67,5 @@ def baseline_subject(baseline: Any, subject: Subject) -> Subject | None:
     if baseline is None or isinstance(baseline, Subject):
         return baseline
     if isinstance(baseline, str) and baseline in registry.names():
-        return reference_subject(baseline, subject.settings)
+        return reference_subject(baseline, settings_in_force(subject))
     return load_subject(baseline)
