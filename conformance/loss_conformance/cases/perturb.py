@@ -7,7 +7,7 @@ from torch import Tensor
 
 from loss_conformance.cases.case import Case
 
-__all__ = ["perturbed", "shares", "shifted"]
+__all__ = ["perturbed", "rounded", "shares", "shifted"]
 
 
 def shares(x: Tensor) -> Tensor:
@@ -37,6 +37,19 @@ def _of_softmax(scores: Tensor, eps: float) -> Tensor:
     highest, where = scores.softmax(-1).max(-1, keepdim=True)
     step = (eps / 2 / (1 - highest).clamp(min=eps)).to(scores.dtype)
     return torch.zeros_like(scores).scatter(-1, where, step.expand(where.shape))
+
+
+def rounded(case: Case, eps: float) -> Case:
+    """Return the case with every constant that is a number moved by its last digit, some up and some down."""
+    generator = torch.Generator().manual_seed(0)
+    moved: dict[str, Tensor] = {}
+    for slot in case.slots():
+        tensor = case.tensor(slot)
+        if slot.movable and not slot.trainable and tensor.is_floating_point():
+            sign = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
+            there = tensor * (1 + sign * eps)
+            moved[slot.key] = there.clamp(max=0.0) if slot.role == "logprobs" else there
+    return case.with_tensors(moved)
 
 
 def shifted(case: Case, seed: int, eps: float) -> Case:

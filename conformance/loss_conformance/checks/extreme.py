@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from loss_conformance.cases.case import Case
-from loss_conformance.cases.perturb import shifted
+from loss_conformance.cases.perturb import rounded, shifted
 from loss_conformance.cases.slot import Slot
 from loss_conformance.checks.choices import rounds_to_another_choice
 from loss_conformance.checks.finite import first_nonfinite
@@ -77,8 +77,9 @@ def _inaccurate(trial: Trial, case: Case, got: Evaluation, exact: Evaluation) ->
     bound = LARGEST_ERROR * (1.0 + float(exact.value.abs()) + exact.sensitivity)
     if float((got.value.to(torch.float64) - exact.value).abs()) <= bound:
         return ""
-    # 0 times something huge: the exact value itself follows the last digit float32 has of the inputs.
-    near = (trial.evaluate(shifted(case, seed, EPS), dtype=torch.float64).value for seed in range(3))
+    # 0 times something huge, or huge terms that cancel: the exact value itself follows the last digit of the inputs.
+    beside = (*(shifted(case, seed, EPS) for seed in range(3)), rounded(case, EPS))
+    near = (trial.evaluate(each, dtype=torch.float64).value for each in beside)
     if any(float((other - exact.value).abs()) > bound for other in near) or rounds_to_another_choice(trial, case):
         return ""
     return f"loss = {number(got.value)}"
