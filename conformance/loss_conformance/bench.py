@@ -57,7 +57,9 @@ class Bench:
         declared = declared_contract(subject)
         require_registered(declared, subject.target)
         if declared.baseline is not None:
-            reference_subject(declared.baseline, settings_in_force(subject))  # refused here, rather than in the middle of a law
+            reference_subject(
+                declared.baseline, settings_in_force(subject)
+            )  # refused here, rather than in the middle of a law
         untouched = _before_any_call(subject.loss)
         self._bases: dict[int, tuple[Case, Evaluation]] = {}
         self._comparisons: dict[str, Comparison] = {}

@@ -39,9 +39,9 @@ def _of_softmax(scores: Tensor, eps: float) -> Tensor:
     return torch.zeros_like(scores).scatter(-1, where, step.expand(where.shape))
 
 
-def rounded(case: Case, eps: float) -> Case:
+def rounded(case: Case, seed: int, eps: float) -> Case:
     """Return the case with every constant that is a number moved by its last digit, some up and some down."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     moved: dict[str, Tensor] = {}
     for slot in case.slots():
         tensor = case.tensor(slot)

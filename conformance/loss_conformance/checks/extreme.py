@@ -78,7 +78,7 @@ def _inaccurate(trial: Trial, case: Case, got: Evaluation, exact: Evaluation) ->
     if float((got.value.to(torch.float64) - exact.value).abs()) <= bound:
         return ""
     # 0 times something huge, or huge terms that cancel: the exact value itself follows the last digit of the inputs.
-    beside = (*(shifted(case, seed, EPS) for seed in range(3)), rounded(case, EPS))
+    beside = (move(case, seed, EPS) for move in (shifted, rounded) for seed in range(3))
     near = (trial.evaluate(each, dtype=torch.float64).value for each in beside)
     if any(float((other - exact.value).abs()) > bound for other in near) or rounds_to_another_choice(trial, case):
         return ""
