@@ -28,13 +28,19 @@ _TOGETHER: Final = ("ratio_clip_min", "ratio_clip_max")
 MOST: Final = 150
 
 
-def conventions(reference: type[LossFunction], given: Mapping[str, Any]) -> Iterator[LossFunction]:
+def conventions(
+    reference: type[LossFunction], given: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, Any], LossFunction]]:
     """Yield ``reference`` with the settings it shares with ``given``, and every other one at each of its values.
+
+    Each comes with the settings that are not shared and differ from their defaults.
 
     One setting is varied at a time, then two; ``MOST`` losses in all.
     """
-    fixed = shared_settings(given, settings_of(reference))
-    free = {name: values for name, values in _values(reference).items() if name not in fixed}
+    known = settings_of(reference)
+    fixed = shared_settings(given, known)
+    own = [v for name, v in given.items() if type(v) is float and shared_settings({name: v}, known) == {}]
+    free = {name: values for name, values in _values(reference, own).items() if name not in fixed}
     made = 0
     for changed in _changes(free):
         if made == MOST:
@@ -47,18 +53,28 @@ def conventions(reference: type[LossFunction], given: Mapping[str, Any]) -> Iter
         except (ConfigError, ValueError):
             continue
         made += 1
-        yield loss
+        yield changed, loss
 
 
-def _values(reference: type[LossFunction]) -> dict[str, list[Any]]:
-    """Return what each setting may be set to, its default left out; the order of rows is not a convention of the loss."""
+def _values(reference: type[LossFunction], own: list[float]) -> dict[str, list[Any]]:
+    """Return what each setting may be set to, its default left out; the order of rows is not a convention of the loss.
+
+    Args:
+        reference: the reference loss.
+        own: numbers the other loss is set to by names of its own, which may be those of any number here.
+    """
     declared = reference.contract.options
     found = {}
     for name, setting in settings_of(reference).items():
         option = declared.get(name)
         if (option is not None and option.inert) or name == "pair_layout":
             continue
-        values = [*(option.values if option else ()), *setting.choices, *_USUAL.get(name, ())]
+        values = [
+            *(own if isinstance(setting.default, float) else ()),
+            *(option.values if option else ()),
+            *setting.choices,
+            *_USUAL.get(name, ()),
+        ]
         found[name] = [value for value in dict.fromkeys(values) if value != setting.default]
     return found
 
