@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from loss_conformance.checks.conditions import unless, unless_rebuilt
-from loss_conformance.checks.other_settings import named_values, rebuilt
+from loss_conformance.checks.other_settings import other_values, rebuilt
 from loss_conformance.checks.registry import check
 from loss_conformance.comparison import Comparison
 from loss_conformance.evaluation import LossRaised, Malformed
-from loss_conformance.subject.setting_names import shared_settings
+from loss_conformance.subject.setting_names import settings_in_force, shared_settings
 from loss_conformance.subject.subject import TargetError
 from loss_conformance.trial import NotExercised, Trial
 from loss_reference.registry import registry
 from loss_reference.settings import settings_of
 
 __all__ = ["baseline_settings"]
-
-UNUSUAL: Final = 0.1
-"""What a number is set to that is 0."""
 
 
 @check(
@@ -59,38 +56,41 @@ def baseline_settings(trial: Trial) -> None:
 
 def _both_at_other_values(trial: Trial) -> Iterator[tuple[str, Any, Comparison]]:
     """Yield each setting both losses have, another value of it, and the comparison with the baseline so set."""
-    baseline = trial.facts.contract.baseline
-    for name, value in trial.bench.subject.settings.items():
-        for other in _other_values(trial, name, value, baseline):
+    baseline = _reference(trial)
+    for name in trial.bench.subject.settings:
+        for other in _other_values(trial, name, baseline):
             comparison = _so_set(trial, name, other, baseline)
             if comparison is not None:
                 yield name, other, comparison
 
 
-def _other_values(trial: Trial, name: str, value: Any, baseline: str | None) -> list[Any]:
-    listed = named_values(trial, name)
-    if not listed and baseline is not None:
-        setting = settings_of(registry.get(baseline)).get(name)
-        listed = [*setting.choices] if setting is not None else []
-    if not listed and isinstance(value, bool):
-        listed = [not value]
-    if not listed and isinstance(value, float):
-        listed = [value / 2 if value else UNUSUAL]
-    return [other for other in listed if other is not None and other != value]
+def _other_values(trial: Trial, name: str, baseline: str | None) -> list[Any]:
+    """Return other values of a setting, those of the reference where the loss itself names none."""
+    known = {} if baseline is None else settings_of(registry.get(baseline))
+    choices = known[name].choices if name in known else ()
+    found = other_values(trial, name) or [each for each in choices if each != trial.bench.subject.settings[name]]
+    return [other for other in found if other is not None]
+
+
+def _reference(trial: Trial) -> str | None:
+    """Return the registered name of the baseline, declared or given; ``None`` where it is a loss of somebody's own."""
+    given = trial.bench.baseline
+    if given is None:
+        return trial.facts.contract.baseline
+    return next((name for name in registry.names() if registry.get(name) is type(given.loss)), None)
 
 
 def _so_set(trial: Trial, name: str, other: Any, baseline: str | None) -> Comparison | None:
     """Return the comparison with the baseline at this value; ``None`` where it has no such setting, or refuses it."""
-    settings = trial.bench.subject.settings
-    if trial.bench.baseline is None and baseline is not None:
-        known = settings_of(registry.get(baseline))
-        if shared_settings({**settings, name: other}, known) == shared_settings(settings, known):
-            return None
-        try:
-            comparison = trial.bench.compared_with(baseline, {name: other})
-        except (TargetError, ValueError):
-            return None
-        # What nothing reads beside its other settings was left out: there it is not the baseline so set.
+    if baseline is None:
+        return trial.bench.baseline_with({name: other})
+    settings, known = settings_in_force(trial.bench.subject), settings_of(registry.get(baseline))
+    if shared_settings({**settings, name: other}, known) == shared_settings(settings, known):
+        return None
+    try:
+        comparison = trial.bench.compared_with(baseline, {name: other})
         before = trial.bench.compared_with(baseline).other.subject.settings
-        return comparison if comparison.other.subject.settings != before else None
-    return trial.bench.baseline_with({name: other})
+    except (TargetError, ValueError):
+        return None
+    # What nothing reads beside its other settings was left out: there it is not the baseline so set.
+    return comparison if comparison.other.subject.settings != before else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -12,7 +12,11 @@ from loss_conformance.evaluation import Evaluation, LossRaised, Malformed
 from loss_conformance.subject.source_code import compared_words
 from loss_conformance.trial import NotExercised, Trial
 
-__all__ = ["evaluated", "evaluated_with", "named_values", "rebuilt", "rebuilt_with_each"]
+__all__ = ["evaluated", "evaluated_with", "named_values", "other_values", "rebuilt", "rebuilt_with_each"]
+
+
+SWITCHED_ON: Final = 0.5
+"""What a number is set to that is 0."""
 
 
 def rebuilt(trial: Trial, changed: Mapping[str, Any]) -> Any:
@@ -45,6 +49,16 @@ def named_values(trial: Trial, name: str) -> list[Any]:
     if option is not None:
         return [] if option.inert else [*option.values]
     return [*compared_words(subject.loss, name)] if isinstance(subject.settings.get(name), str) else []
+
+
+def other_values(trial: Trial, name: str) -> list[Any]:
+    """Return other values of a setting than the one in force: those it is known to have, else the nearest of its kind."""
+    value = trial.bench.subject.settings[name]
+    if name in trial.facts.contract.options or isinstance(value, str):
+        return [other for other in named_values(trial, name) if other != value]
+    if isinstance(value, bool):
+        return [not value]
+    return [2 * value if value else SWITCHED_ON] if isinstance(value, float) else []
 
 
 def evaluated_with(trial: Trial, case: Case, changed: Mapping[str, Any]) -> Evaluation | None:

@@ -9,7 +9,7 @@ import torch
 
 from loss_conformance.checks.conditions import unless, unless_rebuilt
 from loss_conformance.checks.finite_difference import require_slopes
-from loss_conformance.checks.other_settings import evaluated, named_values, rebuilt_with_each
+from loss_conformance.checks.other_settings import evaluated, other_values, rebuilt_with_each
 from loss_conformance.checks.registry import check
 from loss_conformance.evaluation import LossRaised, Malformed
 from loss_conformance.trial import Broken, NotExercised, Trial
@@ -101,20 +101,9 @@ def _has_settings(trial: Trial) -> bool:
 def _others(trial: Trial) -> Iterator[tuple[str, Any, Any]]:
     """Yield (setting, value, loss) for other values of every setting, ``MOST`` in all."""
     made = 0
-    for name, value in trial.bench.subject.settings.items():
-        for other, loss in rebuilt_with_each(trial, name, _other_values(trial, name, value)):
+    for name in trial.bench.subject.settings:
+        for other, loss in rebuilt_with_each(trial, name, other_values(trial, name)):
             made += 1
             if made > MOST:
                 return
             yield name, other, loss
-
-
-def _other_values(trial: Trial, name: str, value: Any) -> list[Any]:
-    option = trial.facts.contract.options.get(name)
-    if option is not None or isinstance(value, str):
-        return [other for other in named_values(trial, name) if other != value]
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, float):
-        return [2 * value if value else 0.5]
-    return []
