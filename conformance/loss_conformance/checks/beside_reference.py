@@ -94,6 +94,11 @@ class BesideReference:
                 factor = _factor(answers, only)
             yield Convention(self, loss, key, answers, factor)
 
+    def nothing_left(self) -> bool:
+        """Return whether the loss is 0 on every case, up to rounding."""
+        pairs = zip(self.fed, self.ours, strict=True)
+        return all(bool(got.value.abs() <= trial.value_tolerance(got).bound) for (trial, _), got in pairs)
+
     def require_no_more_inputs(self) -> None:
         """Stop where the loss follows an input that the reference follows in no convention: it is a loss of more parts.
 

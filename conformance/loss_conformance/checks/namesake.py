@@ -69,6 +69,8 @@ def _likeness(
         Broken: it is none of them.
     """
     sides = list(_beside_each(trial, names, changed))
+    if changed and all(side.nothing_left() for side in sides):
+        return {}  # nothing is left of it, which other checks say
     asked = [each for side in sides for each in side.conventions(known)]
     if not asked:
         return {}
