@@ -28,7 +28,10 @@ def matching_ce(z: Tensor, present: Tensor) -> Tensor:
         z: scores [B, B] of row i against column j.
         present: bool [B].
     """
-    return logsumexp_where(z, present.expand(z.shape)) - z.diagonal()
+    own = z.diagonal()
+    # The differences are taken first: of scores in the thousands a logarithm of their sum keeps no digit of log B.
+    near = torch.where(own.isfinite(), own, 0.0)
+    return logsumexp_where(z - near.unsqueeze(1), present.expand(z.shape)) - (own - near)
 
 
 def clip_symmetric(z: Tensor, present: Tensor) -> Tensor:
