@@ -122,7 +122,7 @@ FED = {
     corn: {"logits": "values B V*", "levels": "token_ids B!"},
     survival_of_logits: {"hazards": "values B V*", "Y": "token_ids B!", "c": "labels B!"},
     survival: {"hazards": "probabilities B V*", "labels": "token_ids B!", "censored": "labels B!"},
-    cox: {"log_hazard": "risk B*", "durations": "values B", "events": "labels B!"},
+    cox: {"log_hazard": "risk B*", "durations": "values B", "events": "event_labels B!"},
     of_next_atoms: {
         "logits": "logits B V*",
         "next_pmfs": "probabilities B V",

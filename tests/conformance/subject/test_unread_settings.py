@@ -37,6 +37,6 @@ def test_a_setting_of_the_users_that_a_reference_does_not_read():
     settings = {"max_length": 512, "kl_type": "k1", "reference_policy_kl_penalty": 0.0}
     assert reference_subject("nll", settings).config == {}
     assert reference_subject("grpo", settings).config == {"reference_policy_kl_penalty": 0.0}
-    found = [loss.aggregation for loss in conventions(NLLLoss, {"max_length": 512})]
+    found = [loss.aggregation for _, loss in conventions(NLLLoss, {"max_length": 512})]
     assert found[0] == "token_mean"
     assert set(found) == {"token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "fixed"}
