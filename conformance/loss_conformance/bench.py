@@ -62,6 +62,7 @@ class Bench:
             )  # refused here, rather than in the middle of a law
         untouched = _before_any_call(subject.loss)
         self._bases: dict[int, tuple[Case, Evaluation]] = {}
+        self._float32: dict[int, tuple[Case, Evaluation]] = {}
         self._comparisons: dict[str, Comparison] = {}
         self._cases: dict[tuple[Plan, int], Case] = {}
         self.pool: dict[str, list[Plan]] = {}
@@ -257,6 +258,14 @@ class Bench:
             # Whoever asks first, a loss that draws random numbers gets the same here, and the law asking the same after.
             with random_numbers_from(self.seed):
                 known = self._bases[id(case)] = (case, self.caller.evaluate(case))
+        return known[1]
+
+    def in_float32(self, case: Case) -> Evaluation:
+        """Return the evaluation of an untouched case in float32, computed once."""
+        known = self._float32.get(id(case))
+        if known is None:
+            with random_numbers_from(self.seed):
+                known = self._float32[id(case)] = (case, self.caller.evaluate(case, dtype=torch.float32))
         return known[1]
 
     def ordinary_bases(self) -> list[Evaluation]:

@@ -131,6 +131,10 @@ class Engine:
         return bench
 
     @cached_property
+    def _known(self) -> dict[str, Check]:
+        return {check.name: check for check in every_check()}
+
+    @cached_property
     def pool(self) -> dict[str, list[Plan]]:
         """The plans of this run by situation: at least ``FEWEST_PLANS``, of which a law is tried on the profile's share."""
         return draw_pool(max(self.profile.cases, FEWEST_PLANS), self.seed)
@@ -143,11 +147,10 @@ class Engine:
             ValueError: no such check.
         """
         if name not in self._verdicts:
-            known = {check.name: check for check in every_check()}
-            if name not in known:
-                raise ValueError(f"no check is named {name!r}{nearest_name(name, known)}")
+            if name not in self._known:
+                raise ValueError(f"no check is named {name!r}{nearest_name(name, self._known)}")
             started = time.perf_counter()
-            verdict = self._answer(known[name])
+            verdict = self._answer(self._known[name])
             self._verdicts[name] = verdict.with_seconds(time.perf_counter() - started)
         return self._verdicts[name]
 
@@ -191,9 +194,9 @@ class Engine:
                 return Verdict(check.name, check.group, Status.BLOCKED, reason=f"blocked by {required}")
         bench = self.bench
         exempt = bench.facts.contract.exempt
-        unknown = [n for n in exempt if n not in {c.name for c in every_check()}]
+        unknown = [n for n in exempt if n not in self._known]
         if unknown and check.name == "scalar_output":
-            hint = nearest_name(unknown[0], [c.name for c in every_check()])
+            hint = nearest_name(unknown[0], self._known)
             failure = Failure("Contract.exempt names checks that exist.", got=f"exempt[{unknown[0]!r}]{hint}")
             return Verdict(check.name, check.group, Status.FAILED, failure=failure)
         verdict = self._try_cases(check)

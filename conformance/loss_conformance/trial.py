@@ -110,6 +110,11 @@ class Trial:
         return self.bench.base(self.case)
 
     @property
+    def in_float32(self) -> Evaluation:
+        """The loss on the untouched case in float32, evaluated once and shared by all laws."""
+        return self.bench.in_float32(self.case)
+
+    @property
     def finite_base(self) -> Evaluation:
         """The same, for laws that say nothing about a loss that is not finite there."""
         try:

@@ -55,10 +55,11 @@ def _judge(loss, contract: str, fault_id: str) -> Judge:
     return _known[key]
 
 
-def sight(fault: Fault, declared: bool) -> str:
+def sight(fault: Fault, declared: bool, enough: str = FAILED) -> str:
     """Return how the wrong form is told: ``"failed"``, ``"advice"`` or ``"unseen"``.
 
-    With the contract only the groups of the fault count, without it any failure does.
+    With the contract only the groups of the fault count, without it any failure does. Once it is told as clearly as is
+    ``enough``, no further check is asked.
     """
     advised = False
     for verdict in judge(fault.id, WRONG, declared).verdicts(fault.groups):
@@ -66,7 +67,7 @@ def sight(fault: Fault, declared: bool) -> str:
         if verdict.status is Status.FAILED and (named or not declared):
             return FAILED
         advised |= named and verdict.status is Status.ADVICE
-        if declared and not named:
+        if (declared and not named) or (advised and enough == ADVICE):
             break
     return ADVICE if advised else UNSEEN
 

@@ -37,7 +37,7 @@ LEGAL: Final = tuple(situation for situation in SITUATIONS if situation not in (
 )
 def finite_value(trial: Trial) -> None:
     _require_rows_to_compare(trial)
-    got = trial.evaluate(trial.case, dtype=torch.float32)
+    got = trial.in_float32
     if not bool(torch.isfinite(got.value)) and not _infinity_is_right(trial):
         raise Broken(
             f"{number(got.value)}{similarities(trial, trial.case)}",
@@ -59,7 +59,7 @@ def finite_value(trial: Trial) -> None:
 )
 def finite_gradient(trial: Trial) -> None:
     _require_rows_to_compare(trial)
-    got = trial.evaluate(trial.case, dtype=torch.float32)
+    got = trial.in_float32
     where = first_nonfinite(got)
     if where and not _infinity_is_right(trial):
         said = f"{where}, with a loss of {number(got.value)}"

@@ -56,8 +56,10 @@ def _unreduced(trial: Trial) -> list[dict[str, Any]]:
     return [how] if bool(torch.isfinite(value)) else []
 
 
-def require_slopes(trial: Trial, how: dict[str, Any]) -> None:
+def require_slopes(trial: Trial, how: dict[str, Any], *, scale_alone: bool = False) -> None:
     """Demand that backward agrees with the finite difference of the loss evaluated in this way.
+
+    With ``scale_alone`` the first direction that shows no difference is enough: a wrong scale shows along every one.
 
     Raises:
         Broken: it does not; its ``cause`` names the factor by which the gradient is too large, where it is one.
@@ -74,11 +76,11 @@ def require_slopes(trial: Trial, how: dict[str, Any]) -> None:
         gradients = {**base.gradients, **base.parameters}
         slope = sum(float((gradients[key] * v).sum()) for key, v in direction.items())
         difference = _central(trial, base, direction, how)
-        if difference is None:
-            continue
-        allowed = difference.error + 1e-5 * abs(difference.slope)
-        if abs(slope - difference.slope) > allowed:
+        allowed = difference.error + 1e-5 * abs(difference.slope) if difference is not None else 0.0
+        if difference is not None and abs(slope - difference.slope) > allowed:
             ratios.append((slope, difference.slope, allowed))
+        elif scale_alone:
+            return
     if ratios:
         slope, wanted, allowed = ratios[0]
         every = len(ratios) == DIRECTIONS and _reaches_two_rows(trial.case, base)
@@ -122,38 +124,27 @@ def _direction(case: Case, base: Evaluation, generator: torch.Generator) -> dict
 
 def _central(trial: Trial, base: Evaluation, direction: dict[str, Tensor], how: dict[str, Any]) -> _Difference | None:
     """Return the central difference and its error, or ``None`` beside a kink, where two steps disagree."""
-    slope = functools.partial(_slope, trial, base, direction, how)
+    at = functools.cache(functools.partial(_value_at, trial, base, direction, how))
     scale = 1.0 + float(base.value.abs())
     step = 0.25 * trial.bench.eps ** (1 / 3)
-    coarse, fine = (slope(h) for h in (2 * step, step))
+    coarse, fine = ((at(h) - at(-h)) / (2 * h) for h in (2 * step, step))
     rounding = 64 * trial.bench.eps * scale * _reach(trial.case) / step
     if abs(coarse - fine) > rounding + 1e-2 * abs(fine):
         return None
     # Where the function is smooth the error of a one-sided difference halves with the step; at a kink it stays.
-    near, far = (abs(slope(h, forward=True) - fine) for h in (step, 2 * step))
+    near, far = (abs((at(h) - float(base.value)) / h - fine) for h in (step, 2 * step))
     if near > 4 * rounding and far < 1.5 * near:
         return None
     return _Difference(fine, rounding + 4 * abs(coarse - fine))
 
 
-def _slope(
-    trial: Trial,
-    base: Evaluation,
-    direction: dict[str, Tensor],
-    how: dict[str, Any],
-    step: float,
-    forward: bool = False,
-) -> float:
-    def at(h: float) -> float:
-        moved = {key: trial.case.tensors[key] + h * v for key, v in direction.items() if key in trial.case.tensors}
-        own = {name: h * v for name, v in direction.items() if name in base.parameters}
-        loss = trial.bench.caller.moved(own, trial.bench.dtype) if own else None
-        beside = {"loss": loss} | how
-        return float(trial.evaluate(trial.case.with_tensors(moved), only=frozenset(), **beside).value)
-
-    if forward:
-        return (at(step) - float(base.value)) / step
-    return (at(step) - at(-step)) / (2 * step)
+def _value_at(trial: Trial, base: Evaluation, direction: dict[str, Tensor], how: dict[str, Any], step: float) -> float:
+    """Return L so far along the direction."""
+    moved = {key: trial.case.tensors[key] + step * v for key, v in direction.items() if key in trial.case.tensors}
+    own = {name: step * v for name, v in direction.items() if name in base.parameters}
+    loss = trial.bench.caller.moved(own, trial.bench.dtype) if own else None
+    beside = {"loss": loss} | how
+    return float(trial.evaluate(trial.case.with_tensors(moved), only=frozenset(), **beside).value)
 
 
 def _reach(case: Case) -> float:

@@ -44,7 +44,7 @@ def float32_accuracy(trial: Trial) -> None:
     if trial.bench.dtype is not torch.float64:
         raise NotExercised("the loss takes no float64 inputs")
     exact = trial.finite_base
-    got = trial.evaluate(trial.case, dtype=torch.float32)
+    got = trial.in_float32
     noise = [trial.evaluate(perturbed(trial.case, seed, EPS)) for seed in range(PERTURBATIONS)]
     terms = trial.case.terms
     value_noise = [e.value for e in noise]
